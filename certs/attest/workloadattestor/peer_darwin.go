@@ -1,0 +1,28 @@
+package workloadattestor
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// PeerUID returns the effective user id and the process id of the peer of conn at the moment it connected (LOCAL_PEERCRED and
+// LOCAL_PEERPID). The process id is for the record only: it may have changed hands since.
+func PeerUID(conn *net.UnixConn) (uid uint32, pid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, 0, fmt.Errorf("read credentials of peer: %w", err)
+	}
+	var cred *unix.Xucred
+	controlErr := raw.Control(func(fd uintptr) {
+		if cred, err = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED); err == nil {
+			pid, err = unix.GetsockoptInt(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERPID)
+		}
+	})
+	if err = errors.Join(controlErr, err); err != nil {
+		return 0, 0, fmt.Errorf("read credentials of peer: %w", err)
+	}
+	return cred.Uid, pid, nil
+}
