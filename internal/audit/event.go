@@ -58,9 +58,12 @@ const (
 	IssuanceRefused = "issuance_refused"
 	// RevocationAdded covers SVIDs, SPIFFE IDs, keys and authorities; the detail names the kind.
 	RevocationAdded    = "revocation_added"
+	RevocationLifted   = "revocation_lifted"
 	AuthorityPrepared  = "authority_prepared"
 	AuthorityActivated = "authority_activated"
 	AuthorityRetired   = "authority_retired"
+	// AuthorityUnpropagated: a new root became active though not every node had confirmed it in time.
+	AuthorityUnpropagated = "authority_unpropagated"
 )
 
 // Bounds of an event. Longer texts are cut and say so, since a peer may have chosen them and must not be able to keep its deed
