@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/postern-proxy/postern/internal/admin"
+)
+
+func newStatus() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "status", Short: "How the running process is", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := adminClient(cmd).Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return show(cmd, st, func(w io.Writer) { statusTable(w, st) })
+		},
+	}
+	addOutput(cmd)
+	return cmd
+}
+
+func statusTable(w io.Writer, st admin.Status) {
+	ready := "ready"
+	if !st.Ready {
+		ready = "not ready: " + strings.Join(st.NotReady, ", ")
+	}
+	row(w, "state", ready)
+	row(w, "version", st.Version)
+	row(w, "process", fmt.Sprintf("%d, up %s", st.PID, short(time.Since(st.Started))))
+	row(w, "roles", strings.Join(st.Roles, ", "))
+	row(w, "trust domain", st.TrustDomain)
+	row(w, "configuration", fmt.Sprintf("generation %d, %s, hash %s", st.Config.Generation, dash(st.Config.File), shortHex(st.Config.Hash)))
+	if st.Config.LastError != "" {
+		row(w, "last reload", "refused: "+st.Config.LastError)
+	}
+	if a := st.Authority; a != nil {
+		row(w, "authority", fmt.Sprintf("%d entries, %d live SVIDs, %d revocations, keys sealed by %s", a.Entries, a.Credentials, a.Revocations, a.Sealing))
+		for _, n := range a.Nodes {
+			row(w, "  node", n.SPIFFEID+", since "+short(time.Since(n.Connected)))
+		}
+	}
+	if f := st.Upstream; f != nil {
+		state := "connected"
+		if !f.Connected {
+			state = "NOT CONNECTED (serving what was last received)"
+		}
+		row(w, "follows", fmt.Sprintf("%s as %s, %s, %d entries", f.Authority, f.Node, state, f.Entries))
+	}
+	for _, id := range st.Identities {
+		row(w, "identity", fmt.Sprintf("%s, serial %s, %s left", id.SPIFFEID, shortHex(id.Serial), until(id.NotAfter)))
+	}
+	for _, l := range st.Listeners {
+		row(w, "listener", fmt.Sprintf("%s on %s, %s, tls %s, service %s, %d open", l.Name, l.Address, l.Protocol, l.TLS, dash(l.Service), l.Connections))
+	}
+}
+
+func newReload() *cobra.Command {
+	return &cobra.Command{
+		Use: "reload", Short: "Load the configuration file again, all or nothing", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := adminClient(cmd)
+			if err := client.Reload(cmd.Context()); err != nil {
+				return err
+			}
+			st, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			cmd.Printf("generation %d serves\n", st.Config.Generation)
+			return nil
+		},
+	}
+}
+
+func newHealthcheck() *cobra.Command {
+	return &cobra.Command{
+		Use: "healthcheck", Short: "Exit 0 if the running process is ready, 1 if not, 3 if nothing answers", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := adminClient(cmd).Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if !st.Ready {
+				return fmt.Errorf("not ready: %s", strings.Join(st.NotReady, ", "))
+			}
+			cmd.Println("ready")
+			return nil
+		},
+	}
+}
