@@ -110,7 +110,8 @@ func (p Permit) Valid() bool { return p.valid }
 // Decision is the id of the decision that made the permit.
 func (p Permit) Decision() ID { return p.decision }
 
-// Decided marks a decision as made by a policy table; authz/policy calls it, nobody else.
+// Decided marks a decision as made: by a policy table, or by the routes of a listener whose callers speak as this proxy. Nobody else
+// calls it.
 func Decided(d Decision) Decision {
 	d.made = true
 	return d

@@ -112,7 +112,7 @@ func New(ctx context.Context, opts Options) (_ *App, err error) {
 // openRoles builds the roles in the order in which they depend on each other.
 func (a *App) openRoles(ctx context.Context, cfg *config.Config) (err error) {
 	if dir := stateDir(cfg); dir != "" {
-		if a.events, err = audit.Open(filepath.Join(dir, "events"), audit.Options{}); err != nil {
+		if a.events, err = audit.Open(eventsDir(dir), audit.Options{}); err != nil {
 			return fmt.Errorf("open the event log: %w", err)
 		}
 	}
@@ -137,6 +137,9 @@ func stateDir(cfg *config.Config) string {
 		return ""
 	}
 }
+
+// eventsDir is where the event log of a state directory is.
+func eventsDir(dir string) string { return filepath.Join(dir, "events") }
 
 // openSockets binds what is not a listener of the proxy.
 func (a *App) openSockets(ctx context.Context, cfg *config.Config) (err error) {

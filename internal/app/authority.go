@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -67,8 +68,8 @@ func openAuthority(ctx context.Context, cfg *config.Config, events *audit.Log, r
 			a.close()
 		}
 	}()
-	if a.store, err = store.OpenBolt(filepath.Join(a.cfg.DataDir, "postern.db"), store.BoltOptions{}); err != nil {
-		return nil, fmt.Errorf("open the authority's store: %w", err)
+	if a.store, err = openStore(a.cfg.DataDir, a.log); err != nil {
+		return nil, err
 	}
 	a.ads, err = adsserver.New(adsserver.Options{
 		Types:        translate.Types(),
@@ -88,6 +89,27 @@ func openAuthority(ctx context.Context, cfg *config.Config, events *audit.Log, r
 		return nil, err
 	}
 	return a, a.bind(ctx)
+}
+
+// openStore opens the embedded store. One that is missing although the event log has a history was lost: a new one would be a new
+// root that nobody trusts, so that is refused.
+func openStore(dir string, log *slog.Logger) (*store.Bolt, error) {
+	path := filepath.Join(dir, "postern.db")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && hasHistory(dir) {
+		return nil, fmt.Errorf("the authority's store %s is gone, but %s tells of one: restore it from a backup, or move that directory away to begin a new trust domain", path, eventsDir(dir))
+	}
+	st, err := store.OpenBolt(path, store.BoltOptions{Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("open the authority's store: %w", err)
+	}
+	return st, nil
+}
+
+func hasHistory(dir string) bool {
+	for _, err := range audit.Read(eventsDir(dir), 0) {
+		return err == nil
+	}
+	return false
 }
 
 func (a *authority) openCA(ctx context.Context, reg prometheus.Registerer) error {

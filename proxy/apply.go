@@ -1,0 +1,178 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/postern-proxy/postern/authz/policy"
+	"github.com/postern-proxy/postern/internal/config"
+	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7/http1"
+	"github.com/postern-proxy/postern/proxy/listener"
+	"github.com/postern-proxy/postern/proxy/mtls"
+	"github.com/postern-proxy/postern/proxy/upstream"
+)
+
+// clusterDeclaration is the content by which a running cluster is found again.
+type clusterDeclaration struct {
+	config.Cluster
+	bodyIdle time.Duration
+	limits   config.Limits
+}
+
+// Apply makes the snapshot the one that serves, with the policies; nil keeps those that serve now. It binds what is new first: when
+// that fails, nothing has changed and the old generation goes on. What is not changed lives on: listeners with their connections,
+// clusters with their pools and health. Listeners that are gone drain.
+func (s *Server) Apply(ctx context.Context, snapshot *Snapshot, policies *policy.Table) error {
+	if err := s.apply(ctx, snapshot, policies); err != nil {
+		return err
+	}
+	s.judgeStreamsAgain()
+	return nil
+}
+
+func (s *Server) apply(ctx context.Context, snapshot *Snapshot, policies *policy.Table) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return errDraining
+	}
+	old := s.active.Load()
+	next, err := s.link(snapshot, old)
+	if err != nil {
+		return err
+	}
+	next.policies = old.policies
+	if policies != nil {
+		next.policies = policies
+	}
+	bound, err := s.bind(ctx, snapshot)
+	if err != nil {
+		return err
+	}
+
+	// From here on nothing fails.
+	for at, p := range bound {
+		s.ports[at] = p
+	}
+	s.active.Store(next)
+	s.options.Metrics.Generation.Set(float64(snapshot.generation))
+	s.turn(snapshot, old, next)
+	select {
+	case s.changed <- struct{}{}:
+	default: // Run will look at everything anyway
+	}
+	return nil
+}
+
+// link finds or makes everything that the snapshot names, without touching what serves.
+func (s *Server) link(snapshot *Snapshot, old *active) (*active, error) {
+	next := &active{snapshot: snapshot, states: map[string]*listenerState{}, clusters: map[string]*cluster{}}
+	var problems []error
+	for i := range snapshot.clusters {
+		declared := &clusterDeclaration{Cluster: snapshot.clusters[i], bodyIdle: snapshot.bodyIdle, limits: snapshot.limits}
+		if have := old.clusters[declared.Name]; have != nil && reflect.DeepEqual(have.declared, *declared) {
+			next.clusters[declared.Name] = have
+			continue
+		}
+		made, err := s.newCluster(declared)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("cluster %q: %w", declared.Name, err))
+			continue
+		}
+		next.clusters[declared.Name] = made
+	}
+	for _, spec := range snapshot.listeners {
+		state, err := s.newListenerState(spec, old.states[spec.declared.Name])
+		if err != nil {
+			problems = append(problems, fmt.Errorf("listener %q: %w", spec.declared.Name, err))
+			continue
+		}
+		next.states[spec.declared.Name] = state
+	}
+	return next, errors.Join(problems...)
+}
+
+// bind opens the sockets that are not open yet; when one fails, those opened before it are closed again.
+func (s *Server) bind(ctx context.Context, snapshot *Snapshot) (map[listener.Address]*port, error) {
+	bound := map[listener.Address]*port{}
+	var problems []error
+	for _, spec := range snapshot.listeners {
+		if s.ports[spec.address] != nil {
+			continue
+		}
+		socket, err := s.sockets.Acquire(ctx, spec.address)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("listener %q: %w", spec.declared.Name, err))
+			continue
+		}
+		bound[spec.address] = &port{socket: socket}
+	}
+	if len(problems) == 0 {
+		return bound, nil
+	}
+	for _, p := range bound {
+		_ = p.socket.Release()
+	}
+	return nil, errors.Join(problems...)
+}
+
+// turn points the sockets to their new states and lets go of what the new generation does not have.
+func (s *Server) turn(snapshot *Snapshot, old, next *active) {
+	wanted := map[listener.Address]bool{}
+	for _, spec := range snapshot.listeners {
+		wanted[spec.address] = true
+		p := s.ports[spec.address]
+		p.socket.SetLimit(spec.declared.Limits.MaxConnections)
+		p.current.Store(next.states[spec.declared.Name])
+	}
+	for at, p := range s.ports {
+		if !wanted[at] {
+			s.closePort(p)
+		}
+	}
+	for name, state := range old.states {
+		if now := next.states[name]; now == nil || now.lineage != state.lineage {
+			s.registry.DrainOwner(state.lineage, observe.Drained)
+			// What has no end of its own, such as a tunnel, is cut when a shutdown would cut it too.
+			time.AfterFunc(snapshot.drain, func() { s.registry.CloseOwner(state.lineage, observe.Drained) })
+		}
+	}
+	for name, c := range old.clusters {
+		if next.clusters[name] != c {
+			c.Close() // requests under way end on their connections
+		}
+	}
+}
+
+func (s *Server) newCluster(c *clusterDeclaration) (*cluster, error) {
+	options := upstream.Options{
+		Name: c.Name, ConnectTimeout: c.ConnectTimeout, ResponseTimeout: c.ResponseTimeout, IdleTimeout: c.IdleTimeout,
+		MaxIdle: c.MaxIdle, MaxConnections: c.MaxConnections,
+		Registry: s.registry, Revocations: s.options.Revocations, Metrics: s.options.Metrics, AccessLog: s.options.AccessLog,
+		HTTP: http1.ClientOptions{
+			Limits:   http1.Limits{MaxHead: int(c.limits.MaxHead), MaxFields: c.limits.MaxFields},
+			Timeouts: http1.Timeouts{Body: c.bodyIdle, Write: c.bodyIdle},
+		},
+	}
+	if c.MaxIdle == 0 {
+		options.MaxIdle = -1 // declared as none
+	}
+	for _, at := range c.Endpoints {
+		options.Endpoints = append(options.Endpoints, upstream.Address{Network: at.Network(), Target: at.Target()})
+	}
+	if c.TLS.Mode != config.TLSNone {
+		holder := s.options.Credentials(c.TLS.Identity)
+		if holder == nil {
+			return nil, fmt.Errorf("tls.identity: this process has no credential of %q", c.TLS.Identity.String())
+		}
+		options.TLS = mtls.NewClient(mtls.ClientOptions{
+			Credentials: holder, Mutual: c.TLS.Mode == config.TLSMutual, Expect: expectation(c.TLS.Expect),
+			Revocations: s.options.Revocations, MinVersion: tlsVersion(c.TLS.MinVersion), Timeout: c.ConnectTimeout, Now: s.options.Now,
+		})
+	}
+	return &cluster{Cluster: upstream.New(options), declared: *c}, nil
+}

@@ -1,0 +1,258 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-proxy/postern/authz"
+	"github.com/postern-proxy/postern/internal/config"
+	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7"
+	"github.com/postern-proxy/postern/proxy/l7/http1"
+	"github.com/postern-proxy/postern/proxy/listener"
+	"github.com/postern-proxy/postern/proxy/mtls"
+	"github.com/postern-proxy/postern/proxy/registry"
+)
+
+// connection is one accepted connection whose handshake is done. Except for cut and drain it belongs to its goroutine.
+type connection struct {
+	server *Server
+	state  *listenerState
+	raw    *listener.Conn
+	tls    *mtls.Conn // nil for plaintext
+	stream *stream
+	entry  *registry.Entry
+	cancel context.CancelCauseFunc
+	// http is the engine that drain asks; nil before it runs, and for byte streams.
+	http atomic.Pointer[http1.ServerConn]
+
+	source  string // address and port of the client, or "unix"
+	xfcc    string // X-Forwarded-Client-Cert; empty without a verified peer
+	serial  string
+	records connectionRecords
+	// streamEnded is why the tunnel that the connection became has ended; zero if it became none.
+	streamEnded observe.Reason
+}
+
+// connectionRecords is what the Flow tells beyond the connection itself.
+type connectionRecords struct {
+	requests int
+	cluster  string
+	decision string
+	cause    string
+}
+
+// serveConn takes one connection from accept to close.
+func (s *Server) serveConn(ctx context.Context, state *listenerState, raw *listener.Conn) {
+	defer s.recovered(state, raw)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &connection{server: s, state: state, raw: raw, cancel: cancel, source: sourceOf(raw)}
+	if err := c.handshake(ctx); err != nil {
+		c.refused(err)
+		return
+	}
+	if !c.register() {
+		return
+	}
+	defer c.entry.Remove()
+	if limit := state.spec.declared.Timeouts.MaxConnection; limit > 0 {
+		timer := time.AfterFunc(limit, func() { c.entry.Drain(observe.MaxTime) })
+		defer timer.Stop()
+	}
+	reason := observe.Internal // unless serve returns
+	defer func() { c.ended(reason) }()
+	reason = c.serve(ctx)
+}
+
+// handshake terminates TLS where the listener says so. On an error the connection is closed.
+func (c *connection) handshake(ctx context.Context) error {
+	if c.state.tls == nil {
+		c.stream = newStream(c.raw, c.raw)
+		return nil
+	}
+	began := time.Now()
+	session, err := c.state.tls.Handshake(ctx, c.raw)
+	if err != nil {
+		return err
+	}
+	c.state.metrics.handshake.Observe(time.Since(began).Seconds())
+	c.tls = session
+	c.stream = newStream(session, session)
+	c.serial = session.Peer().Serial()
+	c.xfcc = forwardedClientCert(session)
+	return nil
+}
+
+// register makes the connection known, and then looks once more at what may have changed meanwhile: what is in the registry is
+// told, what was not yet has to look.
+func (c *connection) register() bool {
+	known := registry.Conn{Direction: registry.Accepted, Owner: c.state.lineage, Drain: c.drain, Close: c.cut}
+	if c.tls != nil {
+		known.Subjects, known.NotAfter = c.tls.Subjects(), c.tls.NotAfter()
+	}
+	c.entry = c.server.registry.New(known)
+	c.entry.Add()
+	if c.tls != nil {
+		if err := c.tls.Recheck(c.server.options.Revocations(), c.server.options.Now()); err != nil {
+			c.entry.Close(observe.Revoked)
+			c.refused(err)
+			return false
+		}
+	}
+	c.state.metrics.began("")
+	now := c.server.active.Load().states[c.state.spec.declared.Name]
+	if c.server.draining.Load() || now == nil || now.lineage != c.state.lineage {
+		c.entry.Drain(observe.Drained)
+	}
+	return true
+}
+
+// serve runs the protocol of the connection and says why it ended.
+func (c *connection) serve(ctx context.Context) observe.Reason {
+	l := &c.state.spec.declared
+	protocol := l.Protocol
+	if protocol == config.ProtocolAuto {
+		kind, ahead, err := listener.Sniff(c.stream.conn, sniffTime)
+		c.stream.ahead = ahead
+		switch {
+		case errors.Is(err, io.EOF):
+			return observe.PeerClosed
+		case err != nil:
+			return observe.IOError
+		case kind == listener.HTTP:
+			protocol = config.ProtocolHTTP
+		default:
+			protocol = config.ProtocolTCP
+		}
+	}
+	if protocol == config.ProtocolTCP {
+		return c.serveTCP(ctx)
+	}
+	return c.serveHTTP(ctx)
+}
+
+func (c *connection) serveHTTP(ctx context.Context) observe.Reason {
+	conn := c.state.http.NewConn(c.stream)
+	c.http.Store(conn)
+	if c.entry.Draining() { // before drain could find the engine
+		conn.Drain()
+	}
+	reason := conn.Serve(context.WithValue(ctx, connectionKey{}, c))
+	if c.streamEnded != "" {
+		return c.streamEnded
+	}
+	return reason
+}
+
+// connectionKey finds the connection in the context that an engine hands to the handler.
+type connectionKey struct{}
+
+func connectionFrom(ctx context.Context) *connection {
+	c, _ := ctx.Value(connectionKey{}).(*connection)
+	return c
+}
+
+// drain is the registry's way to ask for the end. Byte streams have no convenient moment: they end when they are cut.
+func (c *connection) drain(observe.Reason) {
+	if engine := c.http.Load(); engine != nil {
+		engine.Drain()
+	}
+}
+
+// cut is the registry's way to end the connection at once.
+func (c *connection) cut(reason observe.Reason) {
+	c.cancel(&l7.Error{Reason: reason, Status: l7.StatusOf(reason), Err: errors.New("the connection was ended")})
+	_ = c.stream.Abort()
+}
+
+// principal is as whom the connection is judged, by what the listener says of its callers.
+func (c *connection) principal() authz.Principal {
+	switch c.state.spec.declared.Caller {
+	case config.CallerPeer:
+		if c.tls != nil {
+			return authz.Principal{ID: c.tls.Peer().ID()}
+		}
+	case config.CallerSelf:
+		if x := c.state.credentials.Get(); x != nil {
+			return authz.Principal{ID: x.ID}
+		}
+	case config.CallerAnonymous:
+	}
+	return authz.Principal{}
+}
+
+// refused records a connection that did not come about.
+func (c *connection) refused(err error) {
+	_ = c.raw.Close()
+	reason := observe.HandshakeFailed
+	if e, ok := errors.AsType[*mtls.Error](err); ok {
+		reason = e.Reason
+	}
+	m := c.state.metrics
+	m.began(reason)
+	m.all.HandshakeFailures.WithLabelValues(observe.Accepted, m.name, reason.String()).Inc()
+	c.server.log.Debug("handshake refused", slog.String(observe.KeyListener, m.name), slog.String(observe.KeyReason, reason.String()),
+		slog.String("source", c.source), slog.String(observe.KeyError, err.Error()))
+	c.records.cause = err.Error()
+	c.server.options.AccessLog.Flow(c.flow(reason))
+}
+
+// ended closes and records a connection that was served.
+func (c *connection) ended(reason observe.Reason) {
+	_ = c.stream.Close()
+	if why := c.entry.Reason(); why != "" && reason == observe.Drained {
+		reason = why // the engine knows that it drained, the registry what for
+	}
+	c.state.metrics.ended(reason)
+	c.server.options.AccessLog.Flow(c.flow(reason))
+}
+
+func (c *connection) flow(reason observe.Reason) *observe.Flow {
+	f := &observe.Flow{
+		Started: c.raw.Accepted(), Duration: time.Since(c.raw.Accepted()), Direction: observe.Accepted,
+		Listener: c.state.spec.declared.Name, Service: c.state.spec.declared.Service, Cluster: c.records.cluster,
+		Source: c.source, Target: c.raw.LocalAddr().String(), Decision: c.records.decision, Requests: c.records.requests,
+		Close: reason, Cause: c.records.cause,
+	}
+	if c.stream != nil {
+		f.BytesIn, f.BytesOut = c.stream.in.Load(), c.stream.out.Load()
+	}
+	if c.tls != nil {
+		f.TLS = c.tls.Facts()
+		f.Own = c.tls.Own().ID.String()
+	}
+	return f
+}
+
+// recovered keeps a programmer's error in one connection from ending the process.
+func (s *Server) recovered(state *listenerState, raw *listener.Conn) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	_ = raw.Close()
+	s.panicked(state.spec.declared.Name, cause)
+}
+
+func (s *Server) panicked(listener string, cause any) {
+	s.options.Metrics.Panics.Inc()
+	s.log.Error("a connection was ended by a panic", slog.String(observe.KeyListener, listener),
+		slog.Any(observe.KeyError, cause), slog.String("stack", string(debug.Stack())))
+}
+
+func sourceOf(raw *listener.Conn) string {
+	if raw.Source().IsValid() {
+		return raw.Source().String()
+	}
+	return "unix"
+}
+
+// sniffTime is how long an auto listener waits for a client to speak first before it takes the connection for a protocol in which
+// the server does.
+const sniffTime = time.Second

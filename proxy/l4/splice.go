@@ -1,0 +1,187 @@
+package l4
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/postern-proxy/postern/internal/observe"
+)
+
+// Stream is one side: *net.TCPConn, *net.UnixConn, *tls.Conn and what wraps them.
+type Stream interface {
+	io.Reader
+	io.Writer
+	io.Closer
+	CloseWrite() error
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+}
+
+// unwrapper is a Stream around a socket that may have read ahead; see listener.Conn.
+type unwrapper interface {
+	Unwrap() (net.Conn, []byte)
+}
+
+// Options bound a splice.
+type Options struct {
+	// Idle ends the splice when neither side has sent anything for this long, within a quarter of it; zero never does.
+	Idle time.Duration
+	// MaxTime ends the splice whatever happens on it; zero never does.
+	MaxTime time.Duration
+}
+
+// Result is what a splice did.
+type Result struct {
+	// Sent is what went from downstream to upstream, Received what came back, in bytes.
+	Sent, Received int64
+	// Reason is why it ended: PeerClosed or UpstreamClosed by the side that ended first when both ended in order, IdleTimeout,
+	// MaxTime, Drained when the context ended, IOError.
+	Reason observe.Reason
+	// Err is the transport's error of IOError.
+	Err error
+}
+
+// Splice copies both ways until both directions have ended or one has failed, and closes both streams. It returns when nothing of
+// it runs any more.
+func Splice(ctx context.Context, downstream, upstream Stream, options Options) Result {
+	s := &splice{options: options}
+	s.active.Store(time.Now().UnixNano())
+	stop := context.AfterFunc(ctx, func() { s.end(observe.Drained, nil, downstream, upstream) })
+	defer stop()
+	if options.MaxTime > 0 {
+		timer := time.AfterFunc(options.MaxTime, func() { s.end(observe.MaxTime, nil, downstream, upstream) })
+		defer timer.Stop()
+	}
+	var directions sync.WaitGroup
+	directions.Go(func() { s.run(upstream, downstream, &s.sent, observe.PeerClosed, downstream, upstream) })
+	s.run(downstream, upstream, &s.received, observe.UpstreamClosed, downstream, upstream)
+	directions.Wait()
+	s.end(s.first(), nil, downstream, upstream)
+	return Result{Sent: s.sent, Received: s.received, Reason: s.reason, Err: s.err}
+}
+
+// splice is the state that both directions share.
+type splice struct {
+	options  Options
+	active   atomic.Int64 // when a byte was last seen moving, Unix nanoseconds
+	sent     int64        // owned by the direction until it is done
+	received int64
+
+	mu       sync.Mutex
+	finished observe.Reason // guarded by mu: the side that ended in order first
+	ended    bool           // guarded by mu
+	reason   observe.Reason // guarded by mu
+	err      error          // guarded by mu
+}
+
+// run moves one direction to its end and passes the end on. A failure ends both.
+func (s *splice) run(dst, src Stream, count *int64, closed observe.Reason, downstream, upstream Stream) {
+	err := s.copy(dst, src, count)
+	if err == nil {
+		s.finish(closed)
+		err = dst.CloseWrite()
+		if err == nil || isClosed(err) {
+			return
+		}
+	}
+	if errors.Is(err, errIdle) || errors.Is(err, os.ErrDeadlineExceeded) {
+		s.end(observe.IdleTimeout, nil, downstream, upstream)
+		return
+	}
+	s.end(observe.IOError, err, downstream, upstream)
+}
+
+func (s *splice) finish(closed observe.Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.finished == "" {
+		s.finished = closed
+	}
+}
+
+func (s *splice) first() observe.Reason {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.finished
+}
+
+// end closes both streams, once; the first reason counts.
+func (s *splice) end(reason observe.Reason, err error, downstream, upstream Stream) {
+	s.mu.Lock()
+	first := !s.ended
+	if first {
+		s.ended, s.reason, s.err = true, reason, err
+	}
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	_ = downstream.Close()
+	_ = upstream.Close()
+}
+
+// copy moves bytes until src ends. Idleness is found by deadlines of a quarter of the idle time: the copy between sockets runs in
+// the kernel and tells how much it moved only when it returns.
+func (s *splice) copy(dst, src Stream, count *int64) error {
+	read, ahead := bare(src)
+	write := bareWriter(dst)
+	if len(ahead) > 0 {
+		n, err := write.Write(ahead)
+		*count += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	for {
+		began := time.Now()
+		if err := s.setDeadlines(dst, src, began); err != nil {
+			return err
+		}
+		n, err := transfer(write, read)
+		*count += n
+		now := time.Now()
+		if n > 0 {
+			s.active.Store(now.UnixNano())
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if s.idle(now) || now.Sub(began) >= s.writeTime() {
+			return errIdle
+		}
+	}
+}
+
+// setDeadlines gives the read a quarter of the idle time. The write gets all of it and more: when that passes, bytes may be lost
+// between the sockets, so it is an end and not a pause. Which of the two has passed is told by the time, since the copy in the
+// kernel reports both alike.
+func (s *splice) setDeadlines(dst, src Stream, now time.Time) error {
+	if s.options.Idle <= 0 {
+		return nil
+	}
+	if err := src.SetReadDeadline(now.Add(s.options.Idle / 4)); err != nil {
+		return err
+	}
+	return dst.SetWriteDeadline(now.Add(s.writeTime()))
+}
+
+func (s *splice) writeTime() time.Duration { return s.options.Idle * 3 / 2 }
+
+func (s *splice) idle(now time.Time) bool {
+	return now.Sub(time.Unix(0, s.active.Load())) >= s.options.Idle
+}
+
+var errIdle = errors.New("idle")
+
+// isClosed reports an error of CloseWrite on a side that is gone, which the other direction reports better.
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
+}

@@ -1,0 +1,292 @@
+package http1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7"
+)
+
+// clientExchange is one request on a ClientConn and its response. It is made for each request, so that who closes a body late, or
+// twice, does not meet the exchange of somebody else; only the buffer of the header goes round.
+type clientExchange struct {
+	conn     *ClientConn
+	request  *l7.Request
+	response l7.Response
+	header   *l7.Header // borrowed, in response.Header meanwhile
+	body     responseBody
+	// stop ends the effect of the context; nil when it has none.
+	stop func() bool
+	// sender is closed when the goroutine that sends the request's body has ended; nil when there is none. sendErr is set before.
+	sender  chan struct{}
+	sendErr error
+	// held: the request's body waits for 100 (Continue).
+	held bool
+}
+
+// responseBody is a body whose Close ends the exchange.
+type responseBody struct {
+	body
+	exchange *clientExchange
+}
+
+// Close implements l7.Body.
+func (b *responseBody) Close() error {
+	if x := b.exchange; x.conn != nil {
+		_ = x.end()
+	}
+	return nil
+}
+
+func (c *Client) newExchange(conn *ClientConn, req *l7.Request) *clientExchange {
+	header, _ := c.headers.Get().(*l7.Header)
+	if header == nil {
+		header = &l7.Header{}
+	}
+	x := &clientExchange{conn: conn, request: req, header: header}
+	x.response.Header = *header
+	x.body.exchange = x
+	return x
+}
+
+// giveBack takes the buffer of the header out of the response, which has none from now on.
+func (x *clientExchange) giveBack(c *Client) {
+	*x.header = x.response.Header
+	x.header.Reset()
+	c.headers.Put(x.header)
+	x.header, x.response.Header = nil, l7.Header{}
+}
+
+// send writes the head and, when it is at hand, the body; otherwise a goroutine streams it. A failure to write is not reported
+// here: the upstream may have answered before it stopped reading.
+func (x *clientExchange) send() error {
+	c, r := x.conn, x.request
+	buf := borrow(smallBuffer)
+	head := appendRequestHead(buf[:0], r)
+	if cap(head) != cap(buf) {
+		giveBack(buf)
+	}
+	if r.Body == nil {
+		x.sendErr = sendMessage(&c.writer, head, nil, noBody, 0)
+		return nil
+	}
+	if r.ExpectContinue {
+		x.held = true
+		x.sendErr = sendMessage(&c.writer, head, nil, noBody, 0)
+		return nil
+	}
+	if _, whole := l7.ReadyOf(r.Body); whole {
+		x.sendErr = x.sendBody(head)
+		if _, ok := errors.AsType[*bodyError](x.sendErr); ok || isTimeout(x.sendErr) {
+			return x.sendErr
+		}
+		return nil
+	}
+	x.startSender(head)
+	return nil
+}
+
+// startSender streams the body, after head if there is one.
+func (x *clientExchange) startSender(head []byte) {
+	x.held = false
+	done := make(chan struct{})
+	x.sender = done
+	go func() {
+		defer close(done)
+		defer func() {
+			if cause := recover(); cause != nil {
+				x.sendErr = &bodyError{fmt.Errorf("panic while the request's body was read: %v", cause)}
+				_ = l7.Abort(x.conn.stream)
+			}
+		}()
+		x.sendErr = x.sendBody(head)
+		// Without the rest of its request, or when it does not take it, the upstream may wait for ever.
+		if _, failed := errors.AsType[*bodyError](x.sendErr); failed || isTimeout(x.sendErr) {
+			_ = l7.Abort(x.conn.stream)
+		}
+	}()
+}
+
+func (x *clientExchange) sendBody(head []byte) error {
+	r := x.request
+	kind := lengthBody
+	if r.ContentLength < 0 {
+		kind = chunkedBody
+	}
+	return sendMessage(&x.conn.writer, head, r.Body, kind, r.ContentLength)
+}
+
+// receive reads heads until the final one.
+func (x *clientExchange) receive(onInformational func(int, *l7.Header)) error {
+	c := x.conn
+	for count := 0; ; count++ {
+		if count > c.client.limits.MaxInformational {
+			return upstreamError(l7.NewError(observe.BadRequest, "too many 1xx responses"))
+		}
+		head, err := x.nextHead()
+		if err != nil {
+			return err
+		}
+		kind, parseErr := parseResponse(head, &x.response, x.request.Method, &c.client.limits)
+		if parseErr != nil {
+			return parseErr
+		}
+		c.reader.consume(len(head))
+		final, err := x.accept(kind, onInformational)
+		if err != nil || final {
+			return err
+		}
+	}
+}
+
+// nextHead waits for a head; when the request's body is held back, not longer than a client waits for 100 (Continue).
+func (x *clientExchange) nextHead() ([]byte, error) {
+	if x.held {
+		head, err := x.conn.head(time.Now().Add(x.conn.client.timeouts.Continue))
+		if !isTimeout(err) {
+			return head, err
+		}
+		if err := x.proceed(); err != nil {
+			return nil, err
+		}
+	}
+	for {
+		head, err := x.conn.head(time.Now().Add(x.conn.client.timeouts.Response))
+		if isTimeout(err) && x.sending() {
+			continue // the upstream may want the whole request first, however long it takes
+		}
+		return head, err
+	}
+}
+
+// sending: the request's body is still under way.
+func (x *clientExchange) sending() bool {
+	if x.sender == nil {
+		return false
+	}
+	select {
+	case <-x.sender:
+		return false
+	default:
+		return true
+	}
+}
+
+// proceed asks the downstream for the body that was held back, and streams it.
+func (x *clientExchange) proceed() error {
+	if err := l7.Start(x.request.Body); err != nil {
+		return &bodyError{err}
+	}
+	x.startSender(borrow(smallBuffer)[:0])
+	return nil
+}
+
+// accept looks at one head and reports whether it is the final one.
+func (x *clientExchange) accept(kind bodyKind, onInformational func(int, *l7.Header)) (bool, error) {
+	c, resp := x.conn, &x.response
+	switch {
+	case resp.Status == 101:
+		if x.request.Upgrade == "" || !strings.EqualFold(resp.Upgrade, x.request.Upgrade) {
+			return false, upstreamError(l7.NewError(observe.BadRequest, "101 for an upgrade that was not asked for"))
+		}
+	case resp.Status == 100:
+		if x.held {
+			return false, x.proceed()
+		}
+		return false, nil
+	case resp.Status < 200:
+		if onInformational != nil {
+			onInformational(resp.Status, &resp.Header)
+		}
+		return false, nil
+	}
+	x.body.begin(&c.reader, kind, resp.ContentLength, l7.Upstream, &c.client.limits, c.client.timeouts.Body)
+	resp.Body = &x.body
+	return true, nil
+}
+
+// fail ends the exchange and says whose fault it was.
+func (x *clientExchange) fail(ctx context.Context, err error) *l7.Error {
+	c := x.conn
+	sent, responded := c.writer.attempted, x.response.Status != 0 || len(c.reader.buffered()) > 0
+	c.spent = true
+	sendErr := x.end()
+	bodyErr, ofBody := errors.AsType[*bodyError](err)
+	if !ofBody {
+		bodyErr, ofBody = errors.AsType[*bodyError](sendErr)
+	}
+	var failed *l7.Error
+	switch {
+	case ctx.Err() != nil:
+		failed = &l7.Error{Reason: contextReason(ctx), Side: l7.Upstream, Err: context.Cause(ctx)}
+	case ofBody && !errors.Is(bodyErr, errHalted):
+		cause := streamError(bodyErr.err, l7.Downstream, observe.RequestTimeout, observe.IOError)
+		failed = &l7.Error{Reason: cause.Reason, Side: l7.Downstream, Err: cause.Err}
+	default:
+		cause := streamError(err, l7.Upstream, observe.UpstreamTimeout, observe.UpstreamReset)
+		if cause.Side == l7.Downstream {
+			cause = upstreamError(cause)
+		}
+		failed = &l7.Error{Reason: cause.Reason, Side: l7.Upstream, Err: cause.Err}
+	}
+	failed.Status, failed.Sent, failed.Responded = l7.StatusOf(failed.Reason), sent, responded
+	return failed
+}
+
+// contextReason is that of the context's cause, if it has one, and otherwise UpstreamTimeout.
+func contextReason(ctx context.Context) observe.Reason {
+	return l7.ReasonOf(context.Cause(ctx), observe.UpstreamTimeout)
+}
+
+// end finishes the exchange: the sender has ended, buffers are given back, and the connection is spent unless both messages ended
+// cleanly. It returns the error of the sender.
+func (x *clientExchange) end() error {
+	c := x.conn
+	if x.response.Status == 101 {
+		c.spent = true
+	}
+	x.endSender()
+	if x.stop != nil && !x.stop() {
+		c.spent = true
+	}
+	sendErr := x.sendErr
+	clean := x.body.complete() && !x.response.Close && sendErr == nil && !x.held && len(c.reader.buffered()) == 0
+	c.spent = c.spent || !clean
+	c.exchange = nil
+	c.reader.halt = nil
+	if !c.spent {
+		c.reader.release()
+	}
+	x.conn, x.request, x.stop = nil, nil, nil
+	if !x.body.complete() {
+		x.body.err = errSpent
+	}
+	x.giveBack(c.client)
+	return sendErr
+}
+
+// endSender waits for the goroutine that sends the body. When it still runs, the response came before the whole request was
+// taken: the rest is given up, and the connection with it.
+func (x *clientExchange) endSender() {
+	if !x.sending() {
+		return
+	}
+	// The upstream may have answered the last bytes before the goroutine that wrote them goes on.
+	last := time.NewTimer(lastWords)
+	defer last.Stop()
+	select {
+	case <-x.sender:
+	case <-last.C:
+		x.conn.spent = true
+		_ = l7.Abort(x.conn.stream)
+		_ = x.request.Body.Close()
+		<-x.sender
+	}
+}
+
+// lastWords is ample for a goroutine that only has to return.
+const lastWords = 10 * time.Millisecond

@@ -1,0 +1,55 @@
+package http1
+
+import (
+	"time"
+
+	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7"
+)
+
+// refuse answers a request that the engine does not accept and ends the connection. A client that is gone, or sent nothing that
+// can be answered, gets nothing.
+func (x *serverExchange) refuse(err *l7.Error) observe.Reason {
+	c := x.conn
+	id := ""
+	if c.server.options.Refused != nil {
+		id = c.server.options.Refused(err)
+	}
+	if err.Reason == observe.IOError {
+		return err.Reason
+	}
+	var resp l7.Response
+	resp.Status = err.Status
+	resp.Header.Add("content-type", "text/plain; charset=utf-8")
+	text := err.Reason.String()
+	if id != "" {
+		resp.Header.Add("x-request-id", id)
+		text += " " + id
+	}
+	body := l7.NewStringBody(text + "\n")
+	resp.ContentLength = int64(len(text) + 1)
+	resp.Body = body
+	x.last = true
+	x.status = unanswered
+	if x.WriteResponse(&resp) == nil {
+		c.linger()
+	}
+	return err.Reason
+}
+
+// linger ends the writing side and goes on reading for a moment: closing with unread input resets the connection, and the reset
+// can destroy the response before the client has read it (RFC 9112, Section 9.6).
+func (c *ServerConn) linger() {
+	if c.stream.CloseWrite() != nil {
+		return
+	}
+	end := time.Now().Add(c.server.timeouts.Linger)
+	buf := borrow(smallBuffer)
+	defer giveBack(buf)
+	// Bounded by time alone: a client that still uploads fast must get the moment, too.
+	for {
+		if _, err := c.reader.read(buf, end); err != nil || time.Now().After(end) {
+			return
+		}
+	}
+}

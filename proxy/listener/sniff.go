@@ -1,0 +1,113 @@
+package listener
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// Kind is what the first bytes of a connection look like.
+type Kind uint8
+
+// Kinds.
+const (
+	// Opaque is neither TLS nor HTTP, or a peer that waits for us to speak first.
+	Opaque Kind = iota
+	// TLS starts with a handshake record, RFC 8446, Section 5.1.
+	TLS
+	// HTTP starts with a request line, RFC 9112, Section 3, or the HTTP/2 preface, RFC 9113, Section 3.4.
+	HTTP
+)
+
+// String returns "opaque", "tls" or "http".
+func (k Kind) String() string {
+	switch k {
+	case TLS:
+		return "tls"
+	case HTTP:
+		return "http"
+	case Opaque:
+	}
+	return "opaque"
+}
+
+// Sniff reads until the kind of traffic is clear, at most 32 bytes and for at most the given time, and returns what it read, which
+// the owner has to read first. A peer that sends nothing in that time is Opaque: protocols in which the server speaks first look
+// like that. The error is that of the connection; a clean close before the first byte is io.EOF.
+//
+// It guesses only what to expect: the strict parser of that protocol decides.
+func Sniff(c net.Conn, within time.Duration) (kind Kind, ahead []byte, err error) {
+	if err := c.SetReadDeadline(time.Now().Add(within)); err != nil {
+		return Opaque, nil, fmt.Errorf("sniff protocol: %w", err)
+	}
+	kind, ahead, err = sniff(c)
+	if reset := c.SetReadDeadline(time.Time{}); err == nil && reset != nil {
+		err = fmt.Errorf("sniff protocol: %w", reset)
+	}
+	return kind, ahead, err
+}
+
+func sniff(c net.Conn) (Kind, []byte, error) {
+	buf := make([]byte, 0, sniffLength)
+	for {
+		if kind, sure := classify(buf); sure {
+			return kind, buf, nil
+		}
+		n, err := c.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) && len(buf) > 0 {
+			return Opaque, buf, nil
+		}
+		return Opaque, nil, err
+	}
+}
+
+// classify says what the bytes start, and whether more bytes could change the answer.
+func classify(b []byte) (kind Kind, sure bool) {
+	if len(b) == 0 {
+		return Opaque, false
+	}
+	if b[0] == recordHandshake {
+		if len(b) < 3 {
+			return TLS, false
+		}
+		if b[1] == 3 && b[2] <= 4 {
+			return TLS, true
+		}
+		return Opaque, true
+	}
+	return classifyHTTP(b)
+}
+
+// classifyHTTP accepts upper-case letters, as every registered method has, up to a space followed by a slash, a star or a letter.
+func classifyHTTP(b []byte) (Kind, bool) {
+	for i, c := range b {
+		switch {
+		case c >= 'A' && c <= 'Z' || c == '-' && i > 0:
+		case c == ' ' && i >= 3:
+			if i+1 == len(b) {
+				return HTTP, len(b) == sniffLength
+			}
+			next := b[i+1]
+			if next == '/' || next == '*' || next|0x20 >= 'a' && next|0x20 <= 'z' || next >= '0' && next <= '9' || next == '[' {
+				return HTTP, true
+			}
+			return Opaque, true
+		default:
+			return Opaque, true
+		}
+	}
+	return Opaque, len(b) == sniffLength
+}
+
+const (
+	// sniffLength is room for the longest registered method (UPDATEREDIRECTREF, 17) and the byte after it.
+	sniffLength     = 32
+	recordHandshake = 22
+)

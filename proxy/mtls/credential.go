@@ -1,0 +1,93 @@
+package mtls
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-proxy/postern/certs/revocation"
+	"github.com/postern-proxy/postern/certs/source"
+)
+
+// Credentials has the current X.509-SVID; *source.Holder is one.
+type Credentials interface {
+	// Get returns nil when there is none.
+	Get() *source.X509
+}
+
+// credential is what is computed once for each X.509-SVID.
+type credential struct {
+	x509      *source.X509
+	presented bool
+	chain     []*x509.Certificate
+	subjects  []revocation.Subject // empty unless presented
+	notAfter  time.Time            // zero unless presented
+	config    *tls.Config          // copied for each handshake
+}
+
+// live keeps the credential of the current X.509-SVID. Safe for concurrent use: at a rotation several handshakes may compute the
+// same, and any of the results is good.
+type live struct {
+	from    Credentials
+	build   func(*source.X509) (*credential, error)
+	current atomic.Pointer[credential]
+}
+
+// get returns nil and no error when there is no SVID.
+func (l *live) get() (*credential, error) {
+	x := l.from.Get()
+	if x == nil {
+		return nil, nil //nolint:nilnil // none is an answer, which the caller turns into its reason
+	}
+	if c := l.current.Load(); c != nil && c.x509 == x {
+		return c, nil
+	}
+	c, err := l.build(x)
+	if err != nil {
+		return nil, err
+	}
+	l.current.Store(c)
+	return c, nil
+}
+
+func newCredential(x *source.X509, presented bool, config *tls.Config) (*credential, error) {
+	c := &credential{x509: x, presented: presented, config: config}
+	if !presented {
+		return c, nil
+	}
+	for _, der := range x.Certificate.Certificate {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("parse own certificate of %q: %w", x.ID.String(), err)
+		}
+		c.chain = append(c.chain, cert)
+	}
+	if len(c.chain) == 0 {
+		return nil, fmt.Errorf("own credential of %q has no certificate", x.ID.String())
+	}
+	c.subjects = revocation.Subjects(c.chain, x.ID)
+	c.notAfter = earliestEnd(c.chain)
+	return c, nil
+}
+
+// baseConfig is what both roles have in common.
+func baseConfig(minVersion uint16, alpn []string) *tls.Config {
+	return &tls.Config{
+		MinVersion:             max(minVersion, tls.VersionTLS12),
+		CipherSuites:           tls12Suites,
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
+		NextProtos:             alpn,
+		SessionTicketsDisabled: true,
+		// One record for a small response instead of two: facts on crypto/tls records.
+		DynamicRecordSizingDisabled: true,
+		Renegotiation:               tls.RenegotiateNever,
+	}
+}
+
+// tls12Suites are those of TLS 1.2 with forward secrecy and authenticated encryption (RFC 9325, Section 4.2).
+var tls12Suites = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+}

@@ -1,0 +1,66 @@
+package proxy
+
+import (
+	"context"
+
+	"github.com/postern-proxy/postern/authz"
+	"github.com/postern-proxy/postern/internal/config"
+	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l4"
+	"github.com/postern-proxy/postern/proxy/l7"
+)
+
+// serveTCP judges the connection as a whole, dials and splices. It says why the connection ended.
+func (c *connection) serveTCP(ctx context.Context) observe.Reason {
+	now := c.server.active.Load()
+	state := c.current(now)
+	l := &state.spec.declared
+	if l.Cluster == "" {
+		return observe.NoRoute
+	}
+	request := authz.Request{Service: l.Service, Principal: c.principal(), Protocol: authz.TCP, Source: c.raw.Source()}
+	j := c.server.judge(now, callerOf(l), request, nil)
+	c.server.record(&j, l.Name, "")
+	c.records.cluster, c.records.decision = l.Cluster, j.decision.ID.String()
+	permit, allowed := j.decision.Permit()
+	if !allowed {
+		return j.decision.Reason
+	}
+	cluster := now.clusters[l.Cluster]
+	if cluster == nil {
+		return observe.NoRoute
+	}
+	up, err := cluster.Dial(ctx, permit)
+	if err != nil {
+		c.records.cause = err.Error()
+		return l7.ReasonOf(err, observe.UpstreamConnect)
+	}
+	result := c.server.splice(ctx, now, l.Name, callerOf(l), &j, c.stream, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
+	c.stream.in.Add(result.Sent)
+	c.stream.out.Add(result.Received)
+	up.Finish(result.Received, result.Sent)
+	if result.Err != nil {
+		c.records.cause = result.Err.Error()
+	}
+	if why := up.Ended(); why == observe.Revoked || why == observe.CredentialExpired {
+		return why
+	}
+	return result.Reason
+}
+
+// current is the listener of the generation that serves, as long as the connection could have been accepted by it; otherwise the
+// one that did accept it, whose routes the connection drains with.
+func (c *connection) current(now *active) *listenerState {
+	if state := now.states[c.state.spec.declared.Name]; state != nil && state.lineage == c.state.lineage {
+		return state
+	}
+	return c.state
+}
+
+// callerOf says what decides for the callers of a listener.
+func callerOf(l *config.Listener) callerKind {
+	if l.Caller == config.CallerSelf && l.Service == "" {
+		return ownRoutes
+	}
+	return byPolicy
+}

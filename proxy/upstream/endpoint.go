@@ -1,0 +1,196 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7"
+	"github.com/postern-proxy/postern/proxy/mtls"
+)
+
+// endpoint is one address of a cluster with its pool and its health.
+type endpoint struct {
+	cluster    *Cluster
+	at         Address
+	serverName string
+	active     atomic.Int64 // requests and byte streams under way
+	open       atomic.Int64 // connections, unused ones included
+	health     health
+
+	mu     sync.Mutex
+	idle   []*Conn     // guarded by mu: the last used is last
+	reaper *time.Timer // guarded by mu: set while idle is not empty
+}
+
+func newEndpoint(c *Cluster, at Address) *endpoint {
+	e := &endpoint{cluster: c, at: at}
+	if at.Network == "tcp" {
+		e.serverName, _, _ = net.SplitHostPort(at.Target)
+	}
+	return e
+}
+
+// pooled returns an unused connection that is still good, or nil. The last used comes first, so that the pool shrinks to what is
+// needed.
+func (e *endpoint) pooled() *Conn {
+	for {
+		conn := e.pop()
+		if conn == nil {
+			return nil
+		}
+		if reason := conn.unusable(time.Now()); reason != "" {
+			conn.close(reason)
+			continue
+		}
+		conn.use()
+		return conn
+	}
+}
+
+func (e *endpoint) pop() *Conn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	last := len(e.idle) - 1
+	if last < 0 {
+		return nil
+	}
+	conn := e.idle[last]
+	e.idle[last] = nil
+	e.idle = e.idle[:last]
+	return conn
+}
+
+// put gives a connection back that may be used again.
+func (e *endpoint) put(conn *Conn) {
+	conn.idleSince = time.Now()
+	e.mu.Lock()
+	keep := len(e.idle) < e.cluster.options.MaxIdle && !e.cluster.closed.Load() && !conn.retired.Load()
+	if keep {
+		e.idle = append(e.idle, conn)
+		if e.reaper == nil {
+			e.reaper = time.AfterFunc(e.cluster.options.IdleTimeout, e.reap)
+		}
+	}
+	e.mu.Unlock()
+	if !keep {
+		conn.close(observe.Drained)
+	}
+}
+
+// remove takes a connection out of the pool; false if it is in use or gone.
+func (e *endpoint) remove(conn *Conn) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, c := range e.idle {
+		if c == conn {
+			e.idle = append(e.idle[:i], e.idle[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// reap closes what was not used for the idle time and comes again while something is left.
+func (e *endpoint) reap() {
+	deadline := time.Now().Add(-e.cluster.options.IdleTimeout)
+	e.mu.Lock()
+	n := 0
+	for n < len(e.idle) && !e.idle[n].idleSince.After(deadline) {
+		n++
+	}
+	old := append([]*Conn(nil), e.idle[:n]...)
+	e.idle = append(e.idle[:0], e.idle[n:]...)
+	e.reaper = nil
+	if len(e.idle) > 0 {
+		e.reaper = time.AfterFunc(time.Until(e.idle[0].idleSince.Add(e.cluster.options.IdleTimeout)), e.reap)
+	}
+	e.mu.Unlock()
+	for _, conn := range old {
+		conn.close(observe.IdleTimeout)
+	}
+}
+
+func (e *endpoint) closeIdle(reason observe.Reason) {
+	e.mu.Lock()
+	idle := e.idle
+	e.idle = nil
+	if e.reaper != nil {
+		e.reaper.Stop()
+		e.reaper = nil
+	}
+	e.mu.Unlock()
+	for _, conn := range idle {
+		conn.close(reason)
+	}
+}
+
+// dial opens a connection and counts it as used.
+func (e *endpoint) dial(ctx context.Context) (*Conn, *l7.Error) {
+	if e.open.Add(1) > int64(e.cluster.options.MaxConnections) {
+		e.open.Add(-1)
+		return nil, e.failed(observe.TooManyConnections, errors.New("the limit of connections to the endpoint is reached"))
+	}
+	conn, failure := e.connect(ctx)
+	if failure != nil {
+		e.open.Add(-1)
+		e.cluster.metrics.failed(failure)
+		if ctx.Err() == nil { // a client that left says nothing about the endpoint
+			e.health.failed(time.Now())
+		}
+		return nil, failure
+	}
+	e.health.succeeded()
+	conn.use()
+	return conn, nil
+}
+
+func (e *endpoint) connect(ctx context.Context) (*Conn, *l7.Error) {
+	options := &e.cluster.options
+	bounded, cancel := context.WithTimeout(ctx, options.ConnectTimeout)
+	defer cancel()
+	began := time.Now()
+	raw, err := options.Dial(bounded, e.at.Network, e.at.Target)
+	if err != nil {
+		return nil, e.failed(observe.UpstreamConnect, err)
+	}
+	if options.TLS == nil {
+		return newConn(e, &plain{Conn: raw}, raw, nil, began), nil
+	}
+	generation := options.TLS.Generation() // before the handshake: a rotation meanwhile retires the connection early, not late
+	session, err := options.TLS.Handshake(bounded, raw, e.serverName)
+	if err != nil {
+		return nil, e.failed(observe.UpstreamTLS, err)
+	}
+	e.cluster.metrics.handshake.Observe(time.Since(began).Seconds())
+	conn := newConn(e, session, raw, session, began)
+	conn.generation = generation
+	if options.Revocations == nil {
+		return conn, nil
+	}
+	if err := session.Recheck(options.Revocations(), time.Now()); err != nil {
+		e.open.Add(1) // ending the connection gives one back, and so does the failure
+		conn.abort(observe.Revoked)
+		return nil, e.failed(observe.UpstreamTLS, err)
+	}
+	return conn, nil
+}
+
+func (e *endpoint) failed(reason observe.Reason, err error) *l7.Error {
+	return &l7.Error{Reason: reason, Status: l7.StatusOf(reason), Side: l7.Upstream,
+		Err: fmt.Errorf("connect to %q of cluster %q: %w", e.at.Target, e.cluster.options.Name, err)}
+}
+
+// handshakeReason is the reason of a TLS failure inside an error; false if it is none.
+func handshakeReason(err error) (observe.Reason, bool) {
+	e, ok := errors.AsType[*mtls.Error](err)
+	if !ok {
+		return "", false
+	}
+	return e.Reason, true
+}
