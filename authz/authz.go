@@ -46,7 +46,10 @@ type Request struct {
 	Service   string
 	Principal Principal
 	Protocol  Protocol
-	Source    netip.AddrPort
+	// Sniffed: the listener guessed the protocol, since the client sent nothing that would tell it. The client chooses that, so it
+	// must not reach more that way: only a rule that names tcp allows such a connection.
+	Sniffed bool
+	Source  netip.AddrPort
 	// Time of the request; rules that expire are judged by it.
 	Time time.Time
 	// Of HTTP only. Host and Path are canonical (proxy/l7/canonical); Path is without query.

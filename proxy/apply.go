@@ -30,7 +30,7 @@ func (s *Server) Apply(ctx context.Context, snapshot *Snapshot, policies *policy
 	if err := s.apply(ctx, snapshot, policies); err != nil {
 		return err
 	}
-	s.judgeStreamsAgain()
+	s.policiesChanged()
 	return nil
 }
 
@@ -144,6 +144,7 @@ func (s *Server) turn(snapshot *Snapshot, old, next *active) {
 	for name, c := range old.clusters {
 		if next.clusters[name] != c {
 			c.Close() // requests under way end on their connections
+			time.AfterFunc(snapshot.drain, func() { s.registry.CloseOwner(c.Cluster, observe.Drained) })
 		}
 	}
 }
@@ -155,7 +156,7 @@ func (s *Server) newCluster(c *clusterDeclaration) (*cluster, error) {
 		Registry: s.registry, Revocations: s.options.Revocations, Metrics: s.options.Metrics, AccessLog: s.options.AccessLog,
 		HTTP: http1.ClientOptions{
 			Limits:   http1.Limits{MaxHead: int(c.limits.MaxHead), MaxFields: c.limits.MaxFields},
-			Timeouts: http1.Timeouts{Body: c.bodyIdle, Write: c.bodyIdle},
+			Timeouts: http1.Timeouts{Body: responseIdle, Write: c.bodyIdle},
 		},
 	}
 	if c.MaxIdle == 0 {
@@ -176,3 +177,7 @@ func (s *Server) newCluster(c *clusterDeclaration) (*cluster, error) {
 	}
 	return &cluster{Cluster: upstream.New(options), declared: *c}, nil
 }
+
+// responseIdle is the longest silence within a response: as for byte streams by default, since one that tells events as they happen
+// is silent for long without being broken.
+const responseIdle = time.Hour

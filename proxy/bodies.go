@@ -91,3 +91,14 @@ func errorWord(e *l7.Error) string {
 		return e.Reason.String()
 	}
 }
+
+// malformed reports a reason for which the connection ends with the answer, as it does when the engine refuses: who sends such a
+// request either does not speak the protocol or tries how it is read.
+func malformed(reason observe.Reason) bool {
+	switch reason {
+	case observe.BadRequest, observe.AmbiguousPath, observe.NotImplemented:
+		return true
+	default:
+		return false
+	}
+}

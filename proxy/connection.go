@@ -31,10 +31,14 @@ type connection struct {
 	// http is the engine that drain asks; nil before it runs, and for byte streams.
 	http atomic.Pointer[http1.ServerConn]
 
+	// late: its listener had ended or changed before the connection was known.
+	late bool
+
 	source  string // address and port of the client, or "unix"
 	xfcc    string // X-Forwarded-Client-Cert; empty without a verified peer
 	serial  string
 	records connectionRecords
+	guessed bool // that it is TCP, because nothing came
 	// streamEnded is why the tunnel that the connection became has ended; zero if it became none.
 	streamEnded observe.Reason
 }
@@ -57,7 +61,7 @@ func (s *Server) serveConn(ctx context.Context, state *listenerState, raw *liste
 		c.refused(err)
 		return
 	}
-	if !c.register() {
+	if !c.register(ctx) {
 		return
 	}
 	defer c.entry.Remove()
@@ -91,7 +95,7 @@ func (c *connection) handshake(ctx context.Context) error {
 
 // register makes the connection known, and then looks once more at what may have changed meanwhile: what is in the registry is
 // told, what was not yet has to look.
-func (c *connection) register() bool {
+func (c *connection) register(ctx context.Context) bool {
 	known := registry.Conn{Direction: registry.Accepted, Owner: c.state.lineage, Drain: c.drain, Close: c.cut}
 	if c.tls != nil {
 		known.Subjects, known.NotAfter = c.tls.Subjects(), c.tls.NotAfter()
@@ -108,20 +112,31 @@ func (c *connection) register() bool {
 	c.state.metrics.began("")
 	now := c.server.active.Load().states[c.state.spec.declared.Name]
 	if c.server.draining.Load() || now == nil || now.lineage != c.state.lineage {
+		c.late = true
 		c.entry.Drain(observe.Drained)
+	}
+	if ctx.Err() != nil { // too late for whoever closed everything that was known
+		c.entry.Close(observe.Drained)
 	}
 	return true
 }
 
 // serve runs the protocol of the connection and says why it ended.
 func (c *connection) serve(ctx context.Context) observe.Reason {
+	if ctx.Err() != nil {
+		return l7.ReasonOf(context.Cause(ctx), observe.Drained)
+	}
 	l := &c.state.spec.declared
 	protocol := l.Protocol
+	if protocol == config.ProtocolAuto && c.tls != nil && c.tls.ALPN() == alpnHTTP1 {
+		protocol = config.ProtocolHTTP
+	}
 	if protocol == config.ProtocolAuto {
 		kind, ahead, err := listener.Sniff(c.stream.conn, sniffTime)
 		c.stream.ahead = ahead
+		c.guessed = len(ahead) == 0
 		switch {
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return observe.PeerClosed
 		case err != nil:
 			return observe.IOError
@@ -132,6 +147,9 @@ func (c *connection) serve(ctx context.Context) observe.Reason {
 		}
 	}
 	if protocol == config.ProtocolTCP {
+		if c.late { // a byte stream that began now would have no end of its own
+			return observe.Drained
+		}
 		return c.serveTCP(ctx)
 	}
 	return c.serveHTTP(ctx)
@@ -167,7 +185,7 @@ func (c *connection) drain(observe.Reason) {
 
 // cut is the registry's way to end the connection at once.
 func (c *connection) cut(reason observe.Reason) {
-	c.cancel(&l7.Error{Reason: reason, Status: l7.StatusOf(reason), Err: errors.New("the connection was ended")})
+	c.cancel(cutFor(reason, "the connection was ended"))
 	_ = c.stream.Abort()
 }
 

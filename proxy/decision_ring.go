@@ -13,7 +13,10 @@ import (
 type DecisionRecord struct {
 	Decision authz.Decision
 	// Request keeps what the decision read. Its Header yields the fields that rules asked for, without credentials.
-	Request  authz.Request
+	Request authz.Request
+	// Clipped: the path and the header values were longer than what is kept of them, so that judging Request again may give
+	// another answer.
+	Clipped  bool
 	Listener string
 	Route    string
 }
@@ -55,6 +58,45 @@ func keptRequest(r *authz.Request, asked *askedFields) authz.Request {
 	kept.Method, kept.Host, kept.Path = strings.Clone(r.Method), strings.Clone(r.Host), strings.Clone(r.Path)
 	kept.Header = asked.kept()
 	return kept
+}
+
+// maxRecorded is how much of the path and the header values of a request the ring keeps, in bytes: callers choose how long they
+// are, and must not fill the memory with them.
+const maxRecorded = 4 << 10
+
+// recordedRequest is a copy of a request of bounded size; it reports whether something was cut.
+func recordedRequest(r *authz.Request, asked *askedFields) (authz.Request, bool) {
+	room := budget{left: maxRecorded}
+	short := *r
+	short.Path = room.take(r.Path)
+	if asked != nil {
+		from := asked.from
+		asked = &askedFields{names: asked.names, from: func(name string) iter.Seq[string] {
+			return func(yield func(string) bool) {
+				for value := range from(name) {
+					if !yield(room.take(value)) {
+						return
+					}
+				}
+			}
+		}}
+	}
+	kept := keptRequest(&short, asked)
+	return kept, room.exceeded
+}
+
+// budget cuts strings to what is left.
+type budget struct {
+	left     int
+	exceeded bool
+}
+
+func (b *budget) take(s string) string {
+	if len(s) > b.left {
+		s, b.exceeded = s[:b.left], true
+	}
+	b.left -= len(s)
+	return s
 }
 
 // askedFields notes which header fields a decision looked at, and their values, so that only those are kept.
@@ -125,7 +167,8 @@ func (s *Server) judge(now *active, caller callerKind, request authz.Request, fi
 // record keeps the judgement for explanation and counts it.
 func (s *Server) record(j *judgement, listener, route string) {
 	d := &j.decision
-	s.decisions.add(DecisionRecord{Decision: *d, Request: keptRequest(&j.request, j.asked), Listener: listener, Route: route})
+	request, clipped := recordedRequest(&j.request, j.asked)
+	s.decisions.add(DecisionRecord{Decision: *d, Request: request, Clipped: clipped, Listener: listener, Route: route})
 	m := s.options.Metrics
 	m.Decisions.WithLabelValues(j.request.Service, d.Effect.String(), d.Policy).Inc()
 	for _, shadow := range d.Shadow {

@@ -77,6 +77,7 @@ func (c *call) serve(ctx context.Context) error {
 		defer cancel()
 		ctx = bounded
 	}
+	defer c.followMessage(j, c.req.Body)()
 	resp, err := cluster.RoundTrip(ctx, permit, c.req, c.informational)
 	if err != nil {
 		return err
@@ -85,7 +86,8 @@ func (c *call) serve(ctx context.Context) error {
 	if resp.Status == 101 {
 		return c.tunnel(ctx, resp, j)
 	}
-	c.answer(resp)
+	defer c.followMessage(j, resp.Body)()
+	c.answer(ctx, resp)
 	return nil
 }
 
@@ -126,24 +128,26 @@ func (c *call) permit(spec *routeSpec) (authz.Permit, *judgement, error) {
 	return authz.Permit{}, nil, l7.NewError(reason, "the policies do not allow it")
 }
 
+// informational passes a response before the final one on; a decision belongs to the final one only.
 func (c *call) informational(status int, header *l7.Header) {
+	cleanResponse(header, c.log.RequestID, false)
 	_ = c.ex.Informational(status, header) // a client that is gone shows with the final response
 }
 
 // answer streams the response back.
-func (c *call) answer(resp *upstream.Response) {
+func (c *call) answer(ctx context.Context, resp *upstream.Response) {
 	cleanResponse(&resp.Header, c.log.RequestID, resp.Conn().Peer() != nil)
 	c.sent = &countedBody{Body: resp.Body}
 	resp.Body = c.sent
 	if err := c.ex.WriteResponse(resp.Response); err != nil {
-		c.failed(err)
+		c.failed(ctx, err)
 	}
 	_ = c.sent.Close()
 }
 
 // failed records an error of a response that has begun.
-func (c *call) failed(err error) {
-	c.log.Reason, c.log.Cause = l7.ReasonOf(err, observe.IOError), err.Error()
+func (c *call) failed(ctx context.Context, err error) {
+	c.log.Reason, c.log.Cause = l7.ReasonOf(context.Cause(ctx), l7.ReasonOf(err, observe.IOError)), err.Error()
 	if why := c.conn.entry.Reason(); why == observe.Revoked || why == observe.CredentialExpired {
 		c.log.Reason = why
 	}
@@ -160,11 +164,11 @@ func (c *call) tunnel(ctx context.Context, resp *upstream.Response, j *judgement
 	down, err := c.ex.Tunnel(resp.Response)
 	if err != nil {
 		_ = up.Close()
-		c.failed(err)
+		c.failed(ctx, err)
 		return nil
 	}
 	l := &c.state.spec.declared
-	result := c.server.splice(ctx, c.now, l.Name, callerOf(l), j, down, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
+	result := c.server.splice(ctx, c.long(j), down, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
 	c.log.BytesIn, c.log.BytesOut = result.Sent, result.Received
 	c.log.Reason = result.Reason
 	if why := resp.Conn().Ended(); why == observe.Revoked || why == observe.CredentialExpired {
@@ -210,10 +214,16 @@ func (c *call) refuse(err error) {
 		e.Status = l7.StatusOf(e.Reason)
 	}
 	c.log.Status, c.log.Reason, c.log.Cause = e.Status, e.Reason, e.Error()
+	if c.log.Principal == "" { // it was not judged
+		c.log.Principal = c.conn.principal().String()
+	}
 	c.state.metrics.refused(e.Reason)
 	if e.Side == l7.Downstream && e.Reason == observe.IOError { // nobody is there to read an answer
 		c.ex.Abort()
 		return
+	}
+	if malformed(e.Reason) {
+		c.req.Close = true
 	}
 	resp := refusal(e, c.log.RequestID, c.log.Decision)
 	if err := c.ex.WriteResponse(resp); err != nil {
@@ -221,14 +231,14 @@ func (c *call) refuse(err error) {
 	}
 }
 
-// refusedByEngine records a request that the engine did not accept, and returns the id that its answer carries.
-func (s *Server) refusedByEngine(state *listenerState, err *l7.Error) string {
+// refusedByEngine records a request that the engine did not accept, and returns the answer.
+func (s *Server) refusedByEngine(conn *connection, state *listenerState, err *l7.Error) *l7.Response {
 	id := newID()
 	state.metrics.refused(err.Reason)
 	state.metrics.request(-1, err.Status, 0)
 	s.options.AccessLog.Request(&observe.Access{
 		Started: time.Now(), RequestID: id, Listener: state.spec.declared.Name, Service: state.spec.declared.Service,
-		Status: err.Status, Reason: err.Reason, Cause: err.Error(), Generation: s.Generation(),
+		Principal: conn.principal().String(), Serial: conn.serial, Source: conn.source, Status: err.Status, Reason: err.Reason, Cause: err.Error(), Generation: s.Generation(),
 	})
-	return id
+	return refusal(err, id, "")
 }

@@ -50,10 +50,13 @@ func (w *world) websocket(caller string) *websocket {
 	return ws
 }
 
-func (ws *websocket) upgrade() {
+func (ws *websocket) upgrade() { ws.t.Helper(); ws.upgradeWith("") }
+
+// upgradeWith sends these field lines too.
+func (ws *websocket) upgradeWith(fields string) {
 	ws.t.Helper()
 	ws.r = bufio.NewReader(ws.conn)
-	_, _ = io.WriteString(ws.conn, "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	_, _ = io.WriteString(ws.conn, "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+fields+"\r\n")
 	resp, err := http.ReadResponse(ws.r, nil) //nolint:bodyclose // a 101 has none
 	if err != nil || resp.StatusCode != 101 {
 		ws.t.Fatalf("upgrade: %v, %v", resp, err)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -31,13 +32,14 @@ type listenerState struct {
 type lineage struct {
 	name     string
 	protocol config.Protocol
+	service  string
 	tls      config.ListenerTLS
 	caller   config.Caller
 }
 
 func (s *Server) newListenerState(spec *listenerSpec, old *listenerState) (*listenerState, error) {
 	l := &spec.declared
-	state := &listenerState{spec: spec, lineage: &lineage{l.Name, l.Protocol, l.TLS, l.Caller}}
+	state := &listenerState{spec: spec, lineage: &lineage{l.Name, l.Protocol, l.Service, l.TLS, l.Caller}}
 	if old != nil && *old.lineage == *state.lineage && old.spec.address == spec.address {
 		state.lineage = old.lineage
 	}
@@ -54,8 +56,10 @@ func (s *Server) newListenerState(spec *listenerSpec, old *listenerState) (*list
 		Limits:  http1.Limits{MaxHead: int(l.Limits.MaxHead), MaxFields: l.Limits.MaxFields},
 		Timeouts: http1.Timeouts{Head: l.Timeouts.Head, Idle: l.Timeouts.Idle, Body: l.Timeouts.BodyIdle,
 			Write: l.Timeouts.BodyIdle},
-		Scheme:  scheme(state.tls != nil),
-		Refused: func(err *l7.Error) string { return s.refusedByEngine(state, err) },
+		Scheme: scheme(state.tls != nil),
+		Refused: func(ctx context.Context, err *l7.Error) *l7.Response {
+			return s.refusedByEngine(connectionFrom(ctx), state, err)
+		},
 	})
 	return state, nil
 }
@@ -66,10 +70,13 @@ func (s *Server) terminator(l *config.Listener, credentials *source.Holder) *mtl
 		MinVersion: tlsVersion(l.TLS.MinVersion), Timeout: l.Timeouts.Handshake, Gate: s.gate, Now: s.options.Now,
 	}
 	if l.Protocol.HTTP() {
-		options.ALPN = []string{"http/1.1"}
+		options.ALPN = []string{alpnHTTP1}
 	}
 	return mtls.NewServer(options)
 }
+
+// alpnHTTP1 is the name of HTTP/1.1 in ALPN (RFC 7301, Section 6).
+const alpnHTTP1 = "http/1.1"
 
 func scheme(secure bool) string {
 	if secure {

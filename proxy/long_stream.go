@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/postern-proxy/postern/authz"
 	"github.com/postern-proxy/postern/authz/policy"
@@ -13,14 +14,23 @@ import (
 	"github.com/postern-proxy/postern/proxy/l7"
 )
 
-// longStream is a byte stream that was judged once, as a whole: a TCP connection or an upgraded one. It keeps what is needed to
-// judge it again.
+// longStream is what was judged once, as a whole, and goes on: a TCP connection, an upgraded one, a message whose end is not in sight.
+// It keeps what is needed to judge it again.
 type longStream struct {
-	request authz.Request
+	request authz.Request // see wholeRequest
 	caller  callerKind
 	judged  *policy.Table
 	name    string // of its listener
 	cancel  context.CancelCauseFunc
+}
+
+// wholeRequest is a copy of a request that outlives its message, with all header fields: the next policies may ask for others than
+// these did.
+func wholeRequest(r *authz.Request, header *l7.Header) authz.Request {
+	kept := keptRequest(r, nil)
+	all := header.Clone()
+	kept.Header = all.Values
+	return kept
 }
 
 // longStreams are those that are open. Safe for concurrent use.
@@ -51,8 +61,41 @@ func (l *longStreams) all() []*longStream {
 	return list
 }
 
+// policiesChanged is called after every change of the policies.
+func (s *Server) policiesChanged() {
+	s.judgeStreamsAgain()
+	select {
+	case s.judging <- struct{}{}:
+	default: // Run will look at the latest anyway
+	}
+}
+
+// judgeAtExpiry judges again whenever a rule expires, until the context ends.
+func (s *Server) judgeAtExpiry(ctx context.Context) {
+	for {
+		var due <-chan time.Time
+		now := s.options.Now()
+		at, expires := s.Policies().NextExpiry(now)
+		if expires {
+			due = time.After(min(at.Sub(now), clockCheck))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.judging:
+		case <-due:
+		}
+		if expires && !s.options.Now().Before(at) {
+			s.judgeStreamsAgain()
+		}
+	}
+}
+
+// clockCheck is how late an expiry may be noticed after the wall clock jumped.
+const clockCheck = 10 * time.Second
+
 // judgeStreamsAgain closes the streams that the policies which serve now deny. A new policy may concern any of them, so all are
-// asked; there are as many as open tunnels, and a decision costs about a microsecond.
+// asked; there are as many as open tunnels and long messages, and a decision costs about a microsecond.
 func (s *Server) judgeStreamsAgain() {
 	for _, stream := range s.streams.all() {
 		s.judgeAgain(stream)
@@ -68,22 +111,49 @@ func (s *Server) judgeAgain(stream *longStream) {
 	s.record(&j, stream.name, "")
 	s.log.Debug("a stream is denied by new policies", slog.String(observe.KeyListener, stream.name),
 		slog.String(observe.KeyDecision, j.decision.ID.String()), slog.String(observe.KeyPolicy, j.decision.Policy))
-	stream.cancel(&l7.Error{Reason: observe.PolicyChanged, Status: l7.StatusOf(observe.Denied), Err: errors.New("the policies changed")})
+	cause := cutFor(observe.PolicyChanged, "the policies changed")
+	cause.Status = l7.StatusOf(observe.Denied)
+	stream.cancel(cause)
+}
+
+// long is the message or tunnel that the call may become.
+func (c *call) long(j *judgement) longStream {
+	l := &c.state.spec.declared
+	return longStream{request: wholeRequest(&j.request, &c.req.Header), caller: callerOf(l), judged: c.now.policies, name: l.Name, cancel: c.conn.cancel}
+}
+
+// followMessage puts a message whose end is not in sight under the policies that come. On HTTP/1 its end is the connection's.
+func (c *call) followMessage(j *judgement, body l7.Body) (leave func()) {
+	if _, whole := l7.ReadyOf(body); whole {
+		return func() {}
+	}
+	stream := c.long(j)
+	return c.server.follow(&stream)
+}
+
+// follow puts a stream under the policies that come, until the returned function is called.
+func (s *Server) follow(stream *longStream) (leave func()) {
+	s.streams.add(stream)
+	if s.Policies() != stream.judged { // they changed before it could be told
+		s.judgeAgain(stream)
+	}
+	return func() { s.streams.remove(stream) }
 }
 
 // splice runs a stream that was allowed until it ends, and says why it did. Both sides are closed then.
-func (s *Server) splice(ctx context.Context, now *active, listener string, caller callerKind, j *judgement, down, up l4.Stream, options l4.Options) l4.Result {
+func (s *Server) splice(ctx context.Context, stream longStream, down, up l4.Stream, options l4.Options) l4.Result {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream := &longStream{request: keptRequest(&j.request, j.asked), caller: caller, judged: now.policies, name: listener, cancel: cancel}
-	s.streams.add(stream)
-	defer s.streams.remove(stream)
-	if s.active.Load().policies != stream.judged { // they changed before it could be told
-		s.judgeAgain(stream)
-	}
+	stream.cancel = cancel
+	defer s.follow(&stream)()
 	result := l4.Splice(ctx, down, up, options)
 	if ctx.Err() != nil {
 		result.Reason = l7.ReasonOf(context.Cause(ctx), observe.Drained)
 	}
 	return result
+}
+
+// cutFor is the cause with which a context ends what is under way.
+func cutFor(reason observe.Reason, text string) *l7.Error {
+	return &l7.Error{Reason: reason, Status: l7.StatusOf(reason), Err: errors.New(text)}
 }

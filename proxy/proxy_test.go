@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -193,13 +195,87 @@ policies: [{name: p, service: orders, rules: [{allow: {from: [anonymous]}}]}]
 			})
 		})
 	}
-	conn := w.dialPlain("inbound")
-	_, _ = conn.Write([]byte("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"))
-	buf := make([]byte, 4096)
-	n, _ := conn.Read(buf)
-	if !strings.HasPrefix(string(buf[:n]), "HTTP/1.1 400 ") {
-		t.Errorf("answer %q", buf[:n])
+}
+
+// Whoever refuses a malformed request, the engine or the canonical form, the client sees the same answer and then the end, and the
+// operator sees whose request it was.
+func TestMalformedRequestsGetOneAnswerAndTheEnd(t *testing.T) {
+	w := newWorld(t)
+	w.apply("%s", w.sidecar(w.app(nil), ""))
+	for _, test := range []struct {
+		name, request string
+		status        int
+		reason        observe.Reason
+	}{
+		{"two lengths", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, observe.BadRequest},
+		{"a coding before chunked", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, observe.NotImplemented},
+		{"a method in lower case", "get / HTTP/1.1\r\nHost: a\r\n\r\n", 400, observe.BadRequest},
+		{"two readings of a path", "GET /a%2fb HTTP/1.1\r\nHost: a\r\n\r\n", 400, observe.AmbiguousPath},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			conn := w.dialTLS("inbound", w.leaf("/web"))
+			_, _ = io.WriteString(conn, test.request)
+			reader := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var body map[string]string
+			if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+				t.Fatal(err)
+			}
+			id := resp.Header.Get("X-Request-Id")
+			if resp.StatusCode != test.status || !resp.Close || resp.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("status %d, closes %v, %v", resp.StatusCode, resp.Close, resp.Header)
+			}
+			if body["error"] != test.reason.String() || body["request_id"] != id || id == "" || len(body) != 2 {
+				t.Errorf("body %v, request id %q", body, id)
+			}
+			if rest, err := io.ReadAll(reader); err != nil || len(rest) > 0 {
+				t.Errorf("after the answer: %q, %v", rest, err)
+			}
+			w.eventually("its record", func() bool {
+				line, ok := w.log.find("type", "request", "request_id", id, "reason", test.reason)
+				return ok && line["source"] == conn.LocalAddr().String() && line["principal"] == "spiffe://example.org/web"
+			})
+		})
 	}
+}
+
+func TestServiceCannotSpeakForTheProxyBeforeItsResponse(t *testing.T) {
+	w := newWorld(t)
+	w.apply("%s", w.sidecar(w.app(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("X-Postern-Decision", "forged")
+		rw.Header().Set("Link", "</a>; rel=preload")
+		rw.WriteHeader(http.StatusEarlyHints)
+	}), ""))
+	conn := w.dialTLS("inbound", w.leaf("/web"))
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusEarlyHints || resp.Header.Get("Link") == "" || resp.Header.Get("X-Postern-Decision") != "" {
+		t.Errorf("status %d, %v", resp.StatusCode, resp.Header)
+	}
+}
+
+func TestClientThatLeavesWithoutCloseNotifyHasClosed(t *testing.T) {
+	w := newWorld(t)
+	w.apply("%s", w.sidecar(w.app(nil), ""))
+	conn := w.dialTLS("inbound", w.leaf("/web"))
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	source := conn.LocalAddr().String()
+	_ = conn.NetConn().Close()
+	w.eventually("the flow", func() bool {
+		line, ok := w.log.find("type", "flow", "direction", "accepted", "source", source)
+		return ok && line["close"] == observe.PeerClosed.String() && line["cause"] == nil
+	})
 }
 
 func TestUpstreamFailuresAreToldApart(t *testing.T) {
@@ -262,6 +338,14 @@ clusters:
 	if a := w.get(w.client(nil), base+"/wrong"); a.status != 503 || !strings.Contains(a.body, "upstream_tls") {
 		t.Errorf("a server that is not expected: %d %s", a.status, a.body)
 	}
+	w.eventually("the handshake's reason in the cause, once", func() bool {
+		line, ok := w.log.find("type", "request", "reason", observe.UpstreamTLS)
+		if !ok {
+			return false
+		}
+		cause := line["cause"].(string)
+		return strings.Contains(cause, "TLS handshake: peer_unexpected_id: ") && strings.Count(cause, "TLS handshake") == 1
+	})
 	if n := w.metric("postern_tls_handshake_failures_total", "direction", "dialled", "reason", "peer_unexpected_id"); n != 1 {
 		t.Errorf("%v counted", n)
 	}

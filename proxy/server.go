@@ -55,11 +55,13 @@ type Server struct {
 	active    atomic.Pointer[active]
 
 	changed  chan struct{}  // tells Run that ports have changed
+	judging  chan struct{}  // tells Run that policies have changed
 	conns    sync.WaitGroup // connections; counted up by the goroutines of ports only
 	draining atomic.Bool    // set under mu
 
 	mu    sync.Mutex
 	ports map[listener.Address]*port // guarded by mu
+	cut   context.CancelCauseFunc    // guarded by mu: ends every connection, those that still shake hands too; nil before Run
 }
 
 // active is the generation that serves, with what it is linked to. It is immutable.
@@ -99,6 +101,7 @@ func New(options Options) *Server {
 		decisions: newDecisionRing(options.Decisions),
 		ports:     map[listener.Address]*port{},
 		changed:   make(chan struct{}, 1), // one pending change says all there is to say
+		judging:   make(chan struct{}, 1),
 	}
 	s.streams.open = map[*longStream]struct{}{}
 	s.active.Store(&active{snapshot: &Snapshot{}, states: map[string]*listenerState{}, clusters: map[string]*cluster{}})
@@ -110,13 +113,19 @@ func New(options Options) *Server {
 func (s *Server) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	background.Go(func() { _ = s.registry.Run(ctx) })
+	background.Go(func() { s.judgeAtExpiry(ctx) })
+	serving, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	s.mu.Lock()
+	s.cut = cut
+	s.mu.Unlock()
 	for {
 		s.mu.Lock()
 		for _, p := range s.ports {
 			if p.done == nil {
 				done := make(chan struct{})
 				p.done = done
-				background.Go(func() { defer close(done); s.servePort(ctx, p) })
+				background.Go(func() { defer close(done); s.servePort(serving, p) })
 			}
 		}
 		s.mu.Unlock()
@@ -171,8 +180,18 @@ func (s *Server) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.registry.CloseAll(registry.Accepted, observe.Drained)
+	s.cutRest()
 	<-done
 	return ctx.Err()
+}
+
+// cutRest ends what the registry did not know yet.
+func (s *Server) cutRest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cut != nil {
+		s.cut(cutFor(observe.Drained, "the server ends"))
+	}
 }
 
 // SetPolicies replaces the policies. Requests that have begun keep the old ones; byte streams that the new ones deny are closed.
@@ -182,7 +201,7 @@ func (s *Server) SetPolicies(policies *policy.Table) {
 	next.policies = policies
 	s.active.Store(&next)
 	s.mu.Unlock()
-	s.judgeStreamsAgain()
+	s.policiesChanged()
 }
 
 // Revoked closes the live connections, accepted and dialled, that the revocations concern, and returns how many there were. The

@@ -3,10 +3,12 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -91,6 +93,36 @@ func TestAuthorizedByteStreamPassesWithHalfClose(t *testing.T) {
 	}
 }
 
+// Who can cut the connection must not be able to make a part pass for the whole (RFC 8446, Section 6.1).
+func TestByteStreamThatIsCutIsNotEndedInOrder(t *testing.T) {
+	w := newWorld(t)
+	read := make(chan error, 1)
+	w.apply("%s", w.tcpProxy(w.tcpService(func(conn *net.TCPConn) {
+		_, _ = io.WriteString(conn, "hello")
+		_, err := io.ReadAll(conn)
+		read <- err
+	}), "{mode: mutual}", ""))
+	conn := w.dialTLS("stream", w.leaf("/web"))
+	if _, err := io.ReadFull(conn, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, "half")
+	_ = conn.NetConn().Close()
+	select {
+	case err := <-read:
+		if err == nil {
+			t.Error("the service takes what it has for the whole")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the service's connection does not end")
+	}
+	w.eventually("the flows", func() bool {
+		_, accepted := w.log.find("type", "flow", "direction", "accepted", "close", observe.IOError)
+		_, dialled := w.log.find("type", "flow", "direction", "dialled", "close", observe.IOError)
+		return accepted && dialled
+	})
+}
+
 func TestByteStreamThatPolicyDeniesIsClosedUnseen(t *testing.T) {
 	w := newWorld(t)
 	var reached atomic.Int32
@@ -143,16 +175,52 @@ listeners:
   cluster: db
   routes: [{match: {path_prefix: /}, cluster: app}]
 clusters: [{name: app, endpoints: ["%s"]}, {name: db, endpoints: ["%s"]}]
-policies: [{name: p, service: orders, rules: [{allow: {}}]}]
+policies: [{name: p, service: orders, rules: [{allow: {}}, {deny: {http: {paths: [/admin]}}}, {allow: {from: ["spiffe://example.org/db"], tcp: {}}}]}]
 `, w.app(nil), w.tcpService(reverse))
 	if a := w.get(w.as("/web"), w.url("both", "/x")); a.seen(t).URI != "/x" {
 		t.Errorf("HTTP: %d %s", a.status, a.body)
 	}
-	conn := w.dialTLS("both", w.leaf("/web"))
-	_, _ = io.WriteString(conn, "\x00\x01binary")
-	_ = conn.CloseWrite()
-	if got, err := io.ReadAll(conn); err != nil || string(got) != "8 bytes" {
-		t.Errorf("byte stream: %q, %v", got, err)
+	// talk sends first, after the time in which the listener waits for it if late.
+	talk := func(caller, alpn string, late bool, first string) (string, error) {
+		config := clientTLS(nil)
+		config.Certificates, config.NextProtos = []tls.Certificate{w.leaf(caller)}, nil
+		if alpn != "" {
+			config.NextProtos = []string{alpn}
+		}
+		conn, err := tls.Dial("tcp", w.Addr("both").String(), config)
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if late {
+			<-time.After(sniffTime + 200*time.Millisecond)
+		}
+		_, _ = io.WriteString(conn, first)
+		_ = conn.CloseWrite()
+		got, err := io.ReadAll(conn)
+		return string(got), err
+	}
+	const binary, request = "\x00\x01binary", "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"
+	for _, test := range []struct {
+		name, caller, alpn string
+		late               bool
+		first, answer      string // how it begins; empty for none
+	}{
+		{"bytes that are no HTTP", "/web", "", false, binary, "8 bytes"},
+		{"http/1.1 was negotiated", "/db", "http/1.1", false, binary + "\n", "HTTP/1.1 400 "},
+		{"an empty line before a request", "/web", "", false, "\r\n" + request, "HTTP/1.1 400 "},
+		{"silence, and a rule names TCP", "/db", "", true, binary, "8 bytes"},
+		// The client chooses to be silent; without a rule for TCP that gives it no way around the rules for HTTP.
+		{"silence, and no rule names TCP", "/web", "", true, request, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := talk(test.caller, test.alpn, test.late, test.first)
+			if !strings.HasPrefix(got, test.answer) || test.answer == "" && got != "" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
 	}
 }
 

@@ -18,7 +18,7 @@ func (c *connection) serveTCP(ctx context.Context) observe.Reason {
 	if l.Cluster == "" {
 		return observe.NoRoute
 	}
-	request := authz.Request{Service: l.Service, Principal: c.principal(), Protocol: authz.TCP, Source: c.raw.Source()}
+	request := authz.Request{Service: l.Service, Principal: c.principal(), Protocol: authz.TCP, Sniffed: c.guessed, Source: c.raw.Source()}
 	j := c.server.judge(now, callerOf(l), request, nil)
 	c.server.record(&j, l.Name, "")
 	c.records.cluster, c.records.decision = l.Cluster, j.decision.ID.String()
@@ -35,7 +35,7 @@ func (c *connection) serveTCP(ctx context.Context) observe.Reason {
 		c.records.cause = err.Error()
 		return l7.ReasonOf(err, observe.UpstreamConnect)
 	}
-	result := c.server.splice(ctx, now, l.Name, callerOf(l), &j, c.stream, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
+	result := c.server.splice(ctx, longStream{judged: now.policies, name: l.Name, caller: callerOf(l), request: j.request}, c.stream, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
 	c.stream.in.Add(result.Sent)
 	c.stream.out.Add(result.Received)
 	up.Finish(result.Received, result.Sent)

@@ -26,6 +26,7 @@ func compileRule(p *config.Policy, i, order int) *rule {
 	}
 	r.http = clause.HTTP != nil || clause.TCP == nil
 	r.tcp = clause.TCP != nil || clause.HTTP == nil
+	r.namesTCP = clause.TCP != nil
 	if clause.HTTP != nil {
 		r.compileHTTP(clause.HTTP)
 	}

@@ -72,6 +72,7 @@ func (r *rule) conditions(req *authz.Request) []condition {
 		return []condition{{false, "it is for another protocol"}}
 	}
 	list := []condition{
+		{r.matchSniffed(req), "that the connection is TCP was guessed, and the rule has no tcp clause"},
 		{r.matchFrom(req), fmt.Sprintf("caller %s is not %s", req.Principal, fromText(r))},
 		{!r.expired(req.Time), "the policy expired at " + r.expires.Format("2006-01-02T15:04:05Z07:00")},
 		{!r.matchExcept(req), fmt.Sprintf("caller %s is excepted", req.Principal)},

@@ -20,6 +20,8 @@ type rule struct {
 
 	http bool // applies to HTTP requests
 	tcp  bool // applies to TCP connections
+	// namesTCP: the rule has a tcp clause.
+	namesTCP bool
 
 	from    []config.PrincipalPattern // nil: see matchFrom
 	except  []config.PrincipalPattern
@@ -38,6 +40,11 @@ func (r *rule) matchProtocol(req *authz.Request) bool {
 		return r.tcp
 	}
 	return r.http
+}
+
+// matchSniffed: a connection that is TCP by guess needs an allow rule that means TCP; deny rules need no such thing.
+func (r *rule) matchSniffed(req *authz.Request) bool {
+	return !req.Sniffed || r.effect == authz.Deny || r.namesTCP
 }
 
 // matchFrom: without from, an allow rule means every authenticated caller, and a deny rule every caller.
@@ -99,7 +106,7 @@ func (r *rule) expired(now time.Time) bool {
 
 // match is every condition but those that the index has already settled (path, from).
 func (r *rule) matchRest(req *authz.Request) bool {
-	return !r.expired(req.Time) && r.matchMethod(req) && r.matchHost(req) && r.matchHeaders(req) && !r.matchExcept(req)
+	return r.matchSniffed(req) && !r.expired(req.Time) && r.matchMethod(req) && r.matchHost(req) && r.matchHeaders(req) && !r.matchExcept(req)
 }
 
 func matchPrincipal(patterns []config.PrincipalPattern, p authz.Principal) bool {

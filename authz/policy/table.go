@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"time"
 
 	"github.com/postern-proxy/postern/authz"
 	"github.com/postern-proxy/postern/internal/config"
@@ -96,6 +97,22 @@ func (t *Table) Decide(req *authz.Request) authz.Decision {
 	d := v.decision(s.enforced)
 	d.ID, d.Generation = t.ids.Next(), t.generation
 	return authz.Decided(d)
+}
+
+// NextExpiry is when the next rule ends that still allows something; false when none will. A nil table has none.
+func (t *Table) NextExpiry(now time.Time) (next time.Time, ok bool) {
+	if t == nil {
+		return time.Time{}, false
+	}
+	for _, s := range t.services {
+		for _, r := range s.rules {
+			ends := r.effect == authz.Allow && !r.shadow && r.expires.After(now)
+			if ends && (!ok || r.expires.Before(next)) {
+				next, ok = r.expires, true
+			}
+		}
+	}
+	return next, ok
 }
 
 // verdict gathers the matching rules of one request: of each effect the first in the order of declaration.

@@ -168,6 +168,30 @@ func TestHTTPRulesNeverMatchConnectionsAndTCPRulesNeverRequests(t *testing.T) {
 	}
 }
 
+// The client of a listener that guesses the protocol chooses what is guessed: rules written for HTTP must not become rules for TCP.
+func TestGuessedTCPNeedsARuleThatNamesIt(t *testing.T) {
+	table := compile(t, `{"name":"p","service":"orders","rules":[
+		{"allow":{"from":["spiffe://example.org/both"]}}, {"deny":{"from":["spiffe://example.org/evil"]}},
+		{"allow":{"from":["spiffe://example.org/db","spiffe://example.org/evil"],"tcp":{}}}]}`)
+	for _, row := range []struct {
+		from    string
+		sniffed bool
+		want    authz.Effect
+	}{
+		{"both", false, authz.Allow}, {"both", true, authz.Deny}, {"db", true, authz.Allow}, {"evil", true, authz.Deny},
+	} {
+		req := ask("spiffe://example.org/"+row.from, "", "")
+		req.Protocol, req.Sniffed = authz.TCP, row.sniffed
+		d := table.Decide(req)
+		if d.Effect != row.want {
+			t.Errorf("%s, sniffed %v: %s", row.from, row.sniffed, d.Effect)
+		}
+		if x := table.Explain(req); x.Decision.Effect != d.Effect || x.Rules[0].Matched != (row.from == "both" && !row.sniffed) {
+			t.Errorf("%s, sniffed %v: explained as %+v", row.from, row.sniffed, x)
+		}
+	}
+}
+
 func TestAnExpiredPolicyNoLongerAllowsAndStillDenies(t *testing.T) {
 	table := compile(t, `{"name":"p","service":"orders","expires":"2027-01-15T08:00:00Z","rules":[{"allow":{}},{"deny":{"http":{"paths":["/secret"]}}}]}`,
 		`{"name":"q","service":"orders","rules":[{"allow":{"from":["spiffe://example.org/web"],"http":{"methods":["PUT"]}}}]}`)
@@ -308,5 +332,24 @@ func TestTheTestsOfAPolicyAreRunAgainstItAlone(t *testing.T) {
 	failures := policy.RunTests(p, time.Unix(0, 0))
 	if len(failures) != 1 || failures[0].Test != 1 || failures[0].Name != "does not hold" || failures[0].Advice == "" {
 		t.Errorf("%+v", failures)
+	}
+}
+
+func TestTheNextExpiryIsOfTheFirstRuleThatStillAllows(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	expiring := func(name, mode, at string) string {
+		return fmt.Sprintf(`{"name":%q,"service":%q,"mode":%q,"expires":%q,"rules":[{"allow":{}}]}`, name, name, mode, at)
+	}
+	table := compile(t, ordersRead, expiring("past", "enforce", "2026-01-02T03:00:00Z"), expiring("late", "enforce", "2026-01-02T05:00:00Z"),
+		expiring("soon", "enforce", "2026-01-02T04:00:00Z"), expiring("shadow", "shadow", "2026-01-02T03:30:00Z"))
+	if at, ok := table.NextExpiry(now); !ok || !at.Equal(now.Add(time.Hour)) {
+		t.Errorf("have %s, %v", at, ok)
+	}
+	if at, ok := table.NextExpiry(now.Add(2 * time.Hour)); ok {
+		t.Errorf("have %s after the last", at)
+	}
+	var none *policy.Table
+	if _, ok := none.NextExpiry(now); ok {
+		t.Error("no table has an expiry")
 	}
 }

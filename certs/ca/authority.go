@@ -212,6 +212,9 @@ func (a *Authority) publish(c *current) {
 // TrustDomain returns the trust domain for which the authority signs.
 func (a *Authority) TrustDomain() spiffeid.TrustDomain { return a.opts.TrustDomain }
 
+// MaxTTL returns the longest life that a Request of a workload may ask for; IssueX509 refuses a longer one with ErrTTL.
+func (a *Authority) MaxTTL() time.Duration { return a.opts.MaxTTL }
+
 // Bundle returns the trust domain's bundle as it is now. Its slices are the caller's, its certificates are shared.
 func (a *Authority) Bundle() Bundle {
 	c := a.current.Load()

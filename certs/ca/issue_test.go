@@ -123,7 +123,11 @@ func TestLeafStaysWithinItsAuthority(t *testing.T) {
 	signing := a.Authorities()[1].Certificate
 
 	req := request(t, "/a")
-	req.TTL = DefaultMaxTTL
+	req.TTL = a.MaxTTL() + 1
+	if _, err := a.IssueX509(t.Context(), req); !errors.Is(err, ErrTTL) {
+		t.Errorf("longer than MaxTTL: %v, want ErrTTL", err)
+	}
+	req.TTL = a.MaxTTL()
 	issued := issue(t, a, req)
 	if issued.NotBefore.Before(signing.NotBefore) || issued.NotAfter.After(signing.NotAfter) {
 		t.Errorf("leaf lives from %s to %s, its authority from %s to %s", issued.NotBefore, issued.NotAfter, signing.NotBefore, signing.NotAfter)

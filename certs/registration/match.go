@@ -1,38 +1,8 @@
 package registration
 
-import (
-	"slices"
+import "slices"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-)
-
-// Match returns the entries of which every selector is among selectors, in the order of entries. An entry without selectors
-// matches nothing. Who asks often makes an Index.
-func Match(entries []Entry, selectors []string) []Entry {
-	have := selectorSet(selectors)
-	var out []Entry
-	for _, e := range entries {
-		if covers(have, e.Selectors) {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// ForNode returns the entries for a node. own says that it is the authority's own node, to which the entries without a node
-// belong.
-func ForNode(entries []Entry, node spiffeid.ID, own bool) []Entry {
-	name := node.String()
-	var out []Entry
-	for _, e := range entries {
-		if (e.Node == "" && own) || (e.Node != "" && e.Node == name) {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// Index answers Match for one set of entries, in time that depends on the workload's selectors and not on the number of
+// Index finds the entries that a workload earns, of one set of entries, in time that depends on the workload's selectors and not on the number of
 // entries. It does not change and may be used concurrently.
 type Index struct {
 	entries []Entry
@@ -60,7 +30,8 @@ func NewIndex(entries []Entry) *Index {
 	return index
 }
 
-// Match is Match over the indexed entries. A nil Index has none.
+// Match returns the entries of which every selector is among selectors, in the order in which they were given. An entry without selectors
+// matches nothing. A nil Index has none.
 func (x *Index) Match(selectors []string) []Entry {
 	if x == nil {
 		return nil

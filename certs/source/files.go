@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -91,8 +92,17 @@ func (f *Files) Revocations() []revocation.Revocation {
 	return f.revocations
 }
 
-// Load reads the files now. When they cannot be read, or do not fit together, it says so and what was there stays.
+// Load reads the files now. When they cannot be read, or do not fit together, it says so and what was there stays. A key file that everybody
+// may read is refused.
 func (f *Files) Load() error {
+	err := f.load()
+	if x := f.holder.Get(); err != nil && x != nil {
+		return fmt.Errorf("%w; the SVID of %q taken before serves on until %s", err, x.ID.String(), x.NotAfter.Format(time.RFC3339))
+	}
+	return err
+}
+
+func (f *Files) load() error {
 	contents, err := f.readAll()
 	if err != nil {
 		return err
@@ -102,7 +112,7 @@ func (f *Files) Load() error {
 	if contents.equal(f.read) {
 		return nil
 	}
-	x, revocations, err := contents.parse(f.generation + 1)
+	x, revocations, err := contents.parse(f.options, f.generation+1)
 	if err != nil {
 		f.metrics.renewed(err)
 		return err
@@ -219,18 +229,19 @@ func (f *Files) expire() {
 func (f *Files) readAll() (fileContents, error) {
 	var contents fileContents
 	for _, part := range []struct {
-		path string
-		into *[]byte
+		path  string
+		check func(*os.File) error
+		into  *[]byte
 	}{
-		{f.options.Certificate, &contents.certificate},
-		{f.options.Key, &contents.key},
-		{f.options.Bundle, &contents.bundle},
-		{f.options.CRL, &contents.crl},
+		{f.options.Certificate, nil, &contents.certificate},
+		{f.options.Key, checkSecret, &contents.key},
+		{f.options.Bundle, nil, &contents.bundle},
+		{f.options.CRL, nil, &contents.crl},
 	} {
 		if part.path == "" {
 			continue
 		}
-		data, err := readBounded(part.path)
+		data, err := readBounded(part.path, part.check)
 		if err != nil {
 			return fileContents{}, err
 		}
@@ -239,12 +250,31 @@ func (f *Files) readAll() (fileContents, error) {
 	return contents, nil
 }
 
-func readBounded(path string) ([]byte, error) {
+// checkSecret refuses a file that everybody may use. Its group may: a file that a service's group shares is a common way to hand a key over.
+// Windows has no such bits.
+func checkSecret(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o007 != 0 {
+		return fmt.Errorf("key file %q is open to everybody (mode %s): chmod o= it", file.Name(), mode)
+	}
+	return nil
+}
+
+// readBounded reads a file that passes check, which may be nil.
+func readBounded(path string, check func(*os.File) error) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read credential: %w", err)
 	}
 	defer func() { _ = file.Close() }()
+	if check != nil {
+		if err := check(file); err != nil {
+			return nil, fmt.Errorf("read credential: %w", err)
+		}
+	}
 	data, err := io.ReadAll(io.LimitReader(file, maxCredentialFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read credential: %w", err)

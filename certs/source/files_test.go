@@ -181,7 +181,10 @@ func TestFilesThatDoNotFitTogetherLeaveWhatIsThere(t *testing.T) {
 	}{
 		{"certificate of another key", func(w *fileWorld) {
 			w.put(filepath.Join(w.dir, "svid.pem"), testkit.ChainPEM(w.ca.Leaf(w.t)))
-		}, "key does not belong"},
+		}, "svid.key\": key does not belong"},
+		{"a key that everybody may read", func(w *fileWorld) {
+			_ = os.Chmod(filepath.Join(w.dir, "svid.key"), 0o604)
+		}, "open to everybody"},
 		{"half a certificate", func(w *fileWorld) {
 			data, _ := os.ReadFile(filepath.Join(w.dir, "svid.pem"))
 			w.put(filepath.Join(w.dir, "svid.pem"), data[:len(data)/3])
@@ -210,6 +213,9 @@ func TestFilesThatDoNotFitTogetherLeaveWhatIsThere(t *testing.T) {
 			err := w.Load()
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), `"spiffe://example.org/workload" taken before serves on until `+before.NotAfter.Format(time.RFC3339)) {
+				t.Errorf("%v does not say what serves now", err)
 			}
 			if err != nil && strings.Contains(err.Error(), "secret") {
 				t.Errorf("the error quotes the key file: %v", err)
@@ -301,7 +307,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add(testkit.ChainPEM(leaf), testkit.KeyPEM(f, leaf), ca.RootPEM(), []byte{})
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"), []byte("-----BEGIN EC PRIVATE KEY-----\n"), []byte{}, []byte("x"))
 	f.Fuzz(func(t *testing.T, certificate, key, bundle, crl []byte) {
-		x, _, err := fileContents{certificate, key, bundle, crl}.parse(1)
+		x, _, err := fileContents{certificate, key, bundle, crl}.parse(FilesOptions{}, 1)
 		if err == nil && (x.ID.IsZero() || x.Roots[x.ID.TrustDomain()] == nil || x.Certificate.Leaf == nil) {
 			t.Errorf("took %+v", x)
 		}

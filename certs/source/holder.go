@@ -1,7 +1,6 @@
 package source
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 )
@@ -27,21 +26,6 @@ func (h *Holder) Changed() <-chan struct{} {
 		h.changed = make(chan struct{})
 	}
 	return h.changed
-}
-
-// Wait returns the current SVID as soon as there is one, or ctx's error.
-func (h *Holder) Wait(ctx context.Context) (*X509, error) {
-	for {
-		changed := h.Changed()
-		if x := h.Get(); x != nil {
-			return x, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }
 
 // Set replaces the SVID, nil for none, and wakes those who wait. Setting the value that is there does nothing.

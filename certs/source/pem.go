@@ -23,35 +23,35 @@ const (
 	pemRSAPrivateKey   = "RSA PRIVATE KEY"
 )
 
-// parse makes the credential, or says which part does not fit.
-func (c fileContents) parse(generation uint64) (*X509, []revocation.Revocation, error) {
+// parse makes the credential, or says which of the files does not fit.
+func (c fileContents) parse(from FilesOptions, generation uint64) (*X509, []revocation.Revocation, error) {
 	chain, err := parseCertificates(c.certificate)
 	if err != nil {
-		return nil, nil, fmt.Errorf("certificate file: %w", err)
+		return nil, nil, fmt.Errorf("certificate file %q: %w", from.Certificate, err)
 	}
 	key, err := parseKey(c.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("key file: %w", err)
+		return nil, nil, fmt.Errorf("key file %q: %w", from.Key, err)
 	}
 	authorities, err := parseCertificates(c.bundle)
 	if err != nil {
-		return nil, nil, fmt.Errorf("bundle file: %w", err)
+		return nil, nil, fmt.Errorf("bundle file %q: %w", from.Bundle, err)
 	}
 	id, err := checkLeaf(chain, key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("certificate file: %w", err)
+		return nil, nil, fmt.Errorf("certificate file %q and key file %q: %w", from.Certificate, from.Key, err)
 	}
 	if end := notAfter(chain); !time.Now().Before(end) {
-		return nil, nil, fmt.Errorf("certificate file: SVID of %q ended at %s", id.String(), end.Format(time.RFC3339))
+		return nil, nil, fmt.Errorf("certificate file %q: SVID of %q ended at %s", from.Certificate, id.String(), end.Format(time.RFC3339))
 	}
 	revocations, err := parseRevocationLists(c.crl, append(authorities[:len(authorities):len(authorities)], chain[1:]...))
 	if err != nil {
-		return nil, nil, fmt.Errorf("CRL file: %w", err)
+		return nil, nil, fmt.Errorf("CRL file %q: %w", from.CRL, err)
 	}
 	set := x509bundle.NewSet(x509bundle.FromX509Authorities(id.TrustDomain(), authorities))
 	x, err := NewX509(chain, key, set, generation)
 	if err != nil {
-		return nil, nil, fmt.Errorf("certificate file: %w", err)
+		return nil, nil, fmt.Errorf("certificate file %q: %w", from.Certificate, err)
 	}
 	return x, revocations, nil
 }

@@ -32,6 +32,20 @@ func TestWorkloadGetsWhatItsSelectorsEarnOldestEntryFirst(t *testing.T) {
 	})
 }
 
+func TestAgeAndNotTheIDOfAnEntryMakesTheDefault(t *testing.T) {
+	run(t, ManagerOptions{}, func(w *world) {
+		older, twin, newer := entry("z", "/older", "unix:uid:1"), entry("y", "/twin", "unix:uid:1"), entry("a", "/newer", "unix:uid:1")
+		older.Created, twin.Created, newer.Created = time.Unix(1, 0), time.Unix(2, 0), time.Unix(2, 0)
+		w.SetEntries([]registration.Entry{newer, twin, older})
+		subscription := w.Subscribe([]string{"unix:uid:1"})
+		defer subscription.Close()
+		w.settle()
+		if got := paths(subscription.Current()); !slices.Equal(got, []string{"/older", "/newer", "/twin"}) {
+			w.t.Errorf("granted %q", got)
+		}
+	})
+}
+
 func TestWaitingWorkloadIsToldOfANewEntryWithoutTimePassing(t *testing.T) {
 	run(t, ManagerOptions{}, func(w *world) {
 		w.SetEntries([]registration.Entry{entry("a", "/first", "unix:uid:1")})
@@ -101,11 +115,10 @@ func TestOwnIdentitiesAreHeldByNameAndByDefault(t *testing.T) {
 	run(t, ManagerOptions{}, func(w *world) {
 		orders, unknown := w.Identity(id("/orders")), w.Identity(id("/unknown"))
 		w.SetEntries([]registration.Entry{own("bb", "/orders"), own("a", "/first"), entry("ccc", "/unknown", "unix:uid:1")})
-		x, err := orders.Wait(w.t.Context())
-		if err != nil || x.ID != id("/orders") {
-			w.t.Fatalf("waited for %v, %v", x, err)
-		}
 		w.settle()
+		if got := w.want(orders); got.ID != id("/orders") {
+			w.t.Errorf("holds %q", got.ID)
+		}
 		if got := w.want(w.Default()); got.ID != id("/first") {
 			w.t.Errorf("default is %q, want the oldest", got.ID)
 		}

@@ -45,6 +45,7 @@ type user struct {
 type callers struct {
 	attestor           *workloadattestor.Attestor
 	logger             *limitedLogger
+	gone               *limitedLogger // apart, so that what is written at DEBUG takes no other line's place
 	metrics            *serverMetrics
 	maxConnections     int
 	maxUserConnections int
@@ -63,6 +64,11 @@ func (c *callers) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 		return nil, nil, errors.New("workload API over something else than a unix socket")
 	}
 	process, err := c.attestor.Pin(unixConn)
+	if errors.Is(err, workloadattestor.ErrExited) { // it hung up and ended, which is nothing to act upon
+		c.metrics.refusedConnections.WithLabelValues("gone").Inc()
+		c.gone.debug("caller of workload API ended before it was attested", slog.Any(observe.KeyError, err))
+		return nil, nil, err
+	}
 	if err != nil {
 		c.refuse("unattested", "", err)
 		return nil, nil, err

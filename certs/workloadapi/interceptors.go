@@ -92,21 +92,23 @@ func (s *Server) finish(from *caller, method string, err error) {
 	}
 }
 
-// limitedLogger writes at most one line in an interval, with the number of those it left out: any local process can make the
+// limitedLogger writes at most one line in logInterval, with the number of those it left out: any local process can make the
 // server have something to say.
 type limitedLogger struct {
-	logger   *slog.Logger
-	interval time.Duration
+	logger *slog.Logger
 
 	mu      sync.Mutex
 	next    time.Time
 	skipped int
 }
 
-func newLimitedLogger(logger *slog.Logger, interval time.Duration) *limitedLogger {
-	return &limitedLogger{logger: logger, interval: interval}
+func newLimitedLogger(logger *slog.Logger) *limitedLogger {
+	return &limitedLogger{logger: logger}
 }
 
+func (l *limitedLogger) debug(message string, attrs ...slog.Attr) {
+	l.log(slog.LevelDebug, message, attrs)
+}
 func (l *limitedLogger) info(message string, attrs ...slog.Attr) {
 	l.log(slog.LevelInfo, message, attrs)
 }
@@ -126,7 +128,7 @@ func (l *limitedLogger) log(level slog.Level, message string, attrs []slog.Attr)
 		l.mu.Unlock()
 		return
 	}
-	l.skipped, l.next = 0, now.Add(l.interval)
+	l.skipped, l.next = 0, now.Add(logInterval)
 	l.mu.Unlock()
 	if skipped > 0 {
 		attrs = append(attrs, slog.Int("skipped", skipped))
@@ -140,6 +142,8 @@ func (l *limitedLogger) log(level slog.Level, message string, attrs []slog.Attr)
 		l.logger.Error(message, args...) //nolint:sloglint // the callers' messages are constants
 	case slog.LevelWarn:
 		l.logger.Warn(message, args...) //nolint:sloglint // the callers' messages are constants
+	case slog.LevelDebug:
+		l.logger.Debug(message, args...) //nolint:sloglint // the callers' messages are constants
 	default:
 		l.logger.Info(message, args...) //nolint:sloglint // the callers' messages are constants
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/postern-proxy/postern/certs/attest/workloadattestor"
 	"github.com/postern-proxy/postern/certs/registration"
 )
 
@@ -218,5 +220,37 @@ func TestProcessThatIsGoneBeforeItsConnectionIsAcceptedIsRefused(t *testing.T) {
 			t.Fatal("connections of processes that are gone are still counted")
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// Nobody can do anything about a caller that hung up, so nobody is warned.
+func TestCallerThatIsGoneBeforeItIsPinnedIsNotWarnedOf(t *testing.T) {
+	n := serve(t, ServerOptions{})
+	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n.server.callers.logger, n.server.callers.gone = newLimitedLogger(logger), newLimitedLogger(logger)
+	socket := filepath.Join(filepath.Dir(n.socket), "gone")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	shared, process := connectionOf(t, socket)
+	defer func() { _ = shared.Close() }()
+	_ = process.Process.Kill()
+	_ = process.Wait()
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, _, err := n.server.callers.ServerHandshake(conn); !errors.Is(err, workloadattestor.ErrExited) {
+		t.Errorf("handshake: %v, want ErrExited", err)
+	}
+	if !strings.Contains(log.String(), "level=DEBUG") || strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("the log says %q, want one line at DEBUG", log.String())
+	}
+	if got := testutil.ToFloat64(n.server.metrics.refusedConnections.WithLabelValues("gone")); got != 1 {
+		t.Errorf("%v connections are counted as gone, want 1", got)
 	}
 }

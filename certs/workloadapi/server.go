@@ -97,13 +97,14 @@ func NewServer(options ServerOptions) (*Server, error) {
 	}
 	s := &Server{
 		options:  options,
-		logger:   newLimitedLogger(options.Logger, logInterval),
+		logger:   newLimitedLogger(options.Logger),
 		metrics:  metrics,
 		stopping: make(chan struct{}),
 	}
 	s.callers = &callers{
 		attestor:           options.Attestor,
 		logger:             s.logger,
+		gone:               newLimitedLogger(options.Logger),
 		metrics:            metrics,
 		maxConnections:     options.MaxConnections,
 		maxUserConnections: options.MaxUserConnections,

@@ -11,9 +11,7 @@ import (
 )
 
 func newCA() *cobra.Command {
-	cmd := &cobra.Command{Use: "ca", Short: "The authority's signing keys"}
-	cmd.AddCommand(newCAShow(), newCARotate())
-	return cmd
+	return group("ca", "The authority's signing keys", newCAShow(), newCARotate())
 }
 
 func newCAShow() *cobra.Command {
@@ -44,12 +42,13 @@ func newCAShow() *cobra.Command {
 func newCARotate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate root|signing",
-		Short: "Replace the active authority: nothing that was issued breaks",
+		Short: "Replace the active authority; what was issued stays valid",
 		Long: `Replace the active authority.
 
 signing  A new signing key under the same root issues from now on.
 root     A new root joins the bundle, every node that follows confirms it, and only then does it issue.
-         The old root leaves the bundle when the last SVID beneath it has expired.`,
+         The old root leaves the bundle when the last SVID beneath it has expired. A node that is away
+         during all of this does not know the new root: it joins again with a new token.`,
 		Args:      exactArgs("root|signing"),
 		ValidArgs: []string{"root", "signing"},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -83,7 +82,6 @@ func shortHex(s string) string {
 }
 
 func newBundle() *cobra.Command {
-	cmd := &cobra.Command{Use: "bundle", Short: "What the trust domain's SVIDs are verified with"}
 	var format string
 	showCmd := &cobra.Command{
 		Use: "show", Short: "Print the bundle as PEM or as a SPIFFE bundle document", Args: exactArgs(),
@@ -105,6 +103,5 @@ func newBundle() *cobra.Command {
 		},
 	}
 	showCmd.Flags().StringVar(&format, "format", "pem", "pem or spiffe")
-	cmd.AddCommand(showCmd)
-	return cmd
+	return group("bundle", "What the trust domain's SVIDs are verified with", showCmd)
 }

@@ -11,9 +11,8 @@ import (
 )
 
 func newEntry() *cobra.Command {
-	cmd := &cobra.Command{Use: "entry", Short: "Registration entries: which selectors earn which SPIFFE ID"}
-	cmd.AddCommand(newEntryCreate(), newEntryList(), newEntryShow(), newEntryUpdate(), newEntryDelete())
-	return cmd
+	return group("entry", "Registration entries: which selectors earn which SPIFFE ID",
+		newEntryCreate(), newEntryList(), newEntryShow(), newEntryUpdate(), newEntryDelete())
 }
 
 // entryFlags are shared by create and update.
@@ -51,7 +50,7 @@ func newEntryCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showEntries(cmd, entry)
+			return show(cmd, entry, func(w io.Writer) { entryTable(w, entry) })
 		},
 	}
 	f.add(cmd)
@@ -67,7 +66,7 @@ func newEntryList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showEntries(cmd, entries...)
+			return show(cmd, entries, func(w io.Writer) { entryTable(w, entries...) })
 		},
 	}
 	addOutput(cmd)
@@ -95,10 +94,11 @@ func newEntryUpdate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "update ID", Short: "Change an entry; only the flags given are changed", Args: exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			change := admin.EntryChange{Revision: revision, Selectors: f.selectors, DNSNames: f.dns}
+			change := admin.EntryChange{Revision: revision}
 			given := cmd.Flags().Changed
 			for flag, set := range map[string]func(){
 				"spiffe-id": func() { change.SPIFFEID = &f.id }, "node": func() { change.Node = &f.node }, "ttl": func() { change.TTL = &f.ttl },
+				"selector": func() { change.Selectors = &f.selectors }, "dns-name": func() { change.DNSNames = &f.dns },
 				"hint": func() { change.Hint = &f.hint }, "owner": func() { change.Owner = &f.owner }, "purpose": func() { change.Purpose = &f.purpose },
 			} {
 				if given(flag) {
@@ -109,7 +109,7 @@ func newEntryUpdate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showEntries(cmd, entry)
+			return show(cmd, entry, func(w io.Writer) { entryTable(w, entry) })
 		},
 	}
 	f.add(cmd)
@@ -131,13 +131,11 @@ func newEntryDelete() *cobra.Command {
 	}
 }
 
-func showEntries(cmd *cobra.Command, entries ...admin.Entry) error {
-	return show(cmd, entries, func(w io.Writer) {
-		row(w, "ID", "SPIFFE ID", "SELECTORS", "NODE", "TTL", "OWNER")
-		for _, e := range entries {
-			row(w, e.ID, e.SPIFFEID, strings.Join(e.Selectors, " "), orOwn(e.Node), orDefault(e.TTL), dash(e.Owner))
-		}
-	})
+func entryTable(w io.Writer, entries ...admin.Entry) {
+	row(w, "ID", "SPIFFE ID", "SELECTORS", "NODE", "TTL", "OWNER")
+	for _, e := range entries {
+		row(w, e.ID, e.SPIFFEID, strings.Join(e.Selectors, " "), orOwn(e.Node), orDefault(e.TTL), dash(e.Owner))
+	}
 }
 
 func entryDetails(w io.Writer, e admin.Entry) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-proxy/postern/internal/admin"
 	"github.com/postern-proxy/postern/internal/config"
+	"github.com/postern-proxy/postern/internal/unixsocket"
 )
 
 // newRoot builds the command tree.
@@ -26,7 +27,7 @@ Start here:
   postern run -c file.yaml  what the file says`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(os.Stdout) // what a command says is its output; only errors and warnings go elsewhere
@@ -42,13 +43,38 @@ Start here:
 	return root
 }
 
+// group is a command that only has others beneath it.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: noSuchCommand, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// noSuchCommand makes a mistyped command a usage error.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usageError("%s has no command %q (see: %s --help)", cmd.CommandPath(), args[0], cmd.CommandPath())
+}
+
 // adminClient returns a client of the socket named by --admin-address, or of the default one.
 func adminClient(cmd *cobra.Command) *admin.Client {
-	address, _ := cmd.Flags().GetString("admin-address")
-	if address == "" {
-		address = filepath.Join(defaultRunDir(), config.AdminSocketName)
+	if address, _ := cmd.Flags().GetString("admin-address"); address != "" {
+		return admin.NewClient(address)
 	}
-	return admin.NewClient(address)
+	return admin.NewClient(defaultSocket(config.AdminSocketName))
+}
+
+// defaultSocket is a socket of 'postern run' without configuration. Where another user could have made it, it is not trusted: the
+// path that is returned then is one at which nobody answers.
+func defaultSocket(name string) string {
+	dir := defaultRunDir()
+	if err := unixsocket.CheckOwner(dir); err != nil {
+		fmt.Fprintf(os.Stderr, "postern: the default socket is not used, since another user could have made it: %s\n", err)
+		return filepath.Join(os.DevNull, name)
+	}
+	return filepath.Join(dir, name)
 }
 
 // defaultRunDir is where 'postern run' without configuration puts its sockets.

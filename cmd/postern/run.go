@@ -76,6 +76,9 @@ func run(cmd *cobra.Command, f runFlags) error {
 	if err != nil {
 		return err
 	}
+	hangup := make(chan os.Signal, 1) // from the first moment: before there is something to reload, SIGHUP must not end the process
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	process, err := app.New(cmd.Context(), app.Options{Config: cfg, File: file, Version: build().Version, Logger: logger, Level: level})
 	if err != nil {
 		return badConfig(err)
@@ -83,7 +86,7 @@ func run(cmd *cobra.Command, f runFlags) error {
 	if f.file == "" {
 		announce(cmd, cfg) // the sockets are bound: who connects now is served as soon as Run begins
 	}
-	stop := reloadOnHangup(cmd.Context(), process)
+	stop := reloadOnHangup(cmd.Context(), hangup, process)
 	defer stop()
 	return process.Run(cmd.Context())
 }
@@ -196,10 +199,8 @@ func newLogger(cmd *cobra.Command, f runFlags) (*slog.Logger, *slog.LevelVar, er
 	}
 }
 
-// reloadOnHangup loads the configuration again at each SIGHUP until the returned function is called.
-func reloadOnHangup(ctx context.Context, process *app.App) func() {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
+// reloadOnHangup loads the configuration again at each signal until the returned function is called.
+func reloadOnHangup(ctx context.Context, hangup <-chan os.Signal, process *app.App) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		for {
@@ -211,8 +212,5 @@ func reloadOnHangup(ctx context.Context, process *app.App) func() {
 			}
 		}
 	}()
-	return func() {
-		signal.Stop(hangup)
-		cancel()
-	}
+	return cancel
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,9 +23,8 @@ import (
 )
 
 func newSVID() *cobra.Command {
-	cmd := &cobra.Command{Use: "svid", Short: "Credentials: fetch one as a workload, look at one, list and revoke what was issued"}
-	cmd.AddCommand(newSVIDFetch(), newSVIDShow(), newSVIDList(), newSVIDRevoke())
-	return cmd
+	return group("svid", "Credentials: fetch one as a workload, look at one, list and revoke what was issued",
+		newSVIDFetch(), newSVIDShow(), newSVIDList(), newSVIDRevoke())
 }
 
 func newSVIDFetch() *cobra.Command {
@@ -60,17 +60,36 @@ With --write DIR the first SVID is written as svid.pem, svid.key (mode 0600) and
 }
 
 func fetchX509(ctx context.Context, socket string) (*workloadapi.X509Context, error) {
-	if socket == "" {
-		socket = filepath.Join(defaultRunDir(), config.WorkloadSocketName)
-	}
-	if !strings.Contains(socket, "://") {
-		socket = "unix://" + socket
+	socket, err := workloadSocket(ctx, socket)
+	if err != nil {
+		return nil, err
 	}
 	found, err := workloadapi.FetchX509Context(ctx, workloadapi.WithAddr(socket))
 	if err != nil {
 		return nil, fmt.Errorf("fetch SVID from %s: %w", socket, err)
 	}
 	return found, nil
+}
+
+// workloadSocket is the socket as a URL, once somebody answers on it.
+func workloadSocket(ctx context.Context, socket string) (string, error) {
+	if socket == "" {
+		socket = defaultSocket(config.WorkloadSocketName)
+	}
+	if strings.Contains(socket, "://") && !strings.HasPrefix(socket, "unix://") {
+		return socket, nil
+	}
+	path, err := filepath.Abs(strings.TrimPrefix(socket, "unix://"))
+	if err != nil {
+		return "", err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return "", &exitError{code: exitUnreachable, err: fmt.Errorf("no Workload API answers on %s: %w", path, err)}
+	}
+	_ = conn.Close()
+	return "unix://" + path, nil
 }
 
 // writeSVID writes the files of the first SVID; each appears whole or not at all.

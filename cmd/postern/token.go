@@ -10,9 +10,7 @@ import (
 )
 
 func newToken() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Join tokens: how another machine's postern first proves itself"}
-	cmd.AddCommand(newTokenCreate())
-	return cmd
+	return group("token", "Join tokens: how another machine's postern first proves itself", newTokenCreate())
 }
 
 func newTokenCreate() *cobra.Command {

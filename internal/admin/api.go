@@ -129,9 +129,9 @@ type EntryChange struct {
 	Revision  uint64         `json:"revision,omitempty"` // of the entry as it was read; 0 takes the newest
 	SPIFFEID  *string        `json:"spiffe_id,omitempty"`
 	Node      *string        `json:"node,omitempty"`
-	Selectors []string       `json:"selectors,omitempty"`
+	Selectors *[]string      `json:"selectors,omitempty"`
 	TTL       *time.Duration `json:"ttl,omitempty"`
-	DNSNames  []string       `json:"dns_names,omitempty"`
+	DNSNames  *[]string      `json:"dns_names,omitempty"`
 	Hint      *string        `json:"hint,omitempty"`
 	Owner     *string        `json:"owner,omitempty"`
 	Purpose   *string        `json:"purpose,omitempty"`

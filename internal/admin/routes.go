@@ -17,12 +17,12 @@ func (s *Server) processRoutes(mux *http.ServeMux) {
 		p.Drain(r.Context(), actor)
 		return done{true}, nil
 	}))
-	mux.Handle("POST /v1/log-level", change(s, func(_ *http.Request, level string, _ string) (done, error) {
+	mux.Handle("POST /v1/log-level", change(s, func(r *http.Request, level string, actor string) (done, error) {
 		var l slog.Level
 		if err := l.UnmarshalText([]byte(level)); err != nil {
 			return done{}, &Error{Code: CodeInvalid, Err: fmt.Errorf("log level %q: use debug, info, warn or error", level)}
 		}
-		p.SetLogLevel(l)
+		p.SetLogLevel(r.Context(), l, actor)
 		return done{true}, nil
 	}))
 	mux.Handle("POST /v1/explain", change(s, func(r *http.Request, in ExplainRequest, _ string) (Explanation, error) {

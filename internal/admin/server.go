@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/postern-proxy/postern/internal/observe"
 )
 
@@ -21,7 +23,7 @@ type Process interface {
 	Explain(ctx context.Context, req ExplainRequest) (Explanation, error)
 	ExplainDecision(ctx context.Context, id string) (Explanation, error)
 	Bundle(ctx context.Context) (Bundle, error)
-	SetLogLevel(level slog.Level)
+	SetLogLevel(ctx context.Context, level slog.Level, actor string)
 	Drain(ctx context.Context, actor string)
 }
 
@@ -67,13 +69,14 @@ const (
 type Server struct {
 	process   Process
 	directory Directory // nil in a process without authority
+	gatherer  prometheus.Gatherer
 	logger    *slog.Logger
 	callers   Callers
 }
 
 // NewServer returns a server; directory is nil in a process without authority.
-func NewServer(process Process, directory Directory, callers Callers, logger *slog.Logger) *Server {
-	return &Server{process: process, directory: directory, callers: callers, logger: logger}
+func NewServer(process Process, directory Directory, gatherer prometheus.Gatherer, callers Callers, logger *slog.Logger) *Server {
+	return &Server{process: process, directory: directory, gatherer: gatherer, callers: callers, logger: logger}
 }
 
 // Limits of the socket: an operator's tool needs no more, and a mistaken one must not hurt.
@@ -113,6 +116,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	s.processRoutes(mux)
+	mux.Handle("GET /metrics", metricsHandler(s.gatherer))
 	if s.directory != nil {
 		s.directoryRoutes(mux)
 		return mux

@@ -60,6 +60,7 @@ type App struct {
 	revocations atomic.Pointer[revocation.Index]
 
 	reloading sync.Mutex // one reload at a time
+	policing  sync.Mutex // from the compilation of a policy table to its taking effect, so that an older one never comes last
 	drain     context.CancelCauseFunc
 
 	mu sync.Mutex // guards what follows
@@ -209,7 +210,7 @@ func (a *App) roles() []func(context.Context) error {
 		roles = append(roles, a.authority.run)
 	}
 	if a.adminListener != nil {
-		server := admin.NewServer(a, a.directory(), callers(), a.log)
+		server := admin.NewServer(a, a.directory(), a.registry, callers(), a.log)
 		roles = append(roles, func(ctx context.Context) error { return server.Serve(ctx, a.adminListener) })
 	}
 	if a.metricsListener != nil {

@@ -55,6 +55,9 @@ type authority struct {
 	revocations atomic.Pointer[revocation.Index]
 
 	listen, public net.Listener // nil when not configured
+
+	// filled are closed when the first full state has been published.
+	filled struct{ bundle, entries, revocations chan struct{} }
 }
 
 // localNode is the name of the authority's own node.
@@ -63,6 +66,7 @@ const localNode = "local"
 // openAuthority opens everything that can fail; nothing runs yet.
 func openAuthority(ctx context.Context, cfg *config.Config, events *audit.Log, reg prometheus.Registerer, log *slog.Logger) (_ *authority, err error) {
 	a := &authority{cfg: cfg.Authority, td: cfg.TrustDomain, events: events, log: log.With(slog.String(observe.KeyComponent, "authority"))}
+	a.filled.bundle, a.filled.entries, a.filled.revocations = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	defer func() {
 		if err != nil {
 			a.close()
@@ -204,9 +208,24 @@ func (a *authority) run(ctx context.Context) error {
 	group.Go(func() error { return a.feedBundle(ctx) })
 	group.Go(func() error { return a.feedEntries(ctx) })
 	group.Go(func() error { return a.feedRevocations(ctx) })
+	group.Go(func() error { return a.serve(ctx) })
+	return group.Wait()
+}
+
+// serve answers nodes once the tables hold what the store does: a node that comes back must not be told that what it has is gone, nor
+// one that is revoked let in.
+func (a *authority) serve(ctx context.Context) error {
+	for _, filled := range []chan struct{}{a.filled.bundle, a.filled.entries, a.filled.revocations} {
+		select {
+		case <-filled:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.serveNodes(ctx, a.local, a.local.ServerCredentials()) })
 	if a.listen != nil {
-		group.Go(func() error { return a.serveNodes(ctx, a.listen, a.transport) })
+		group.Go(func() error { return a.serveNodes(ctx, netutil.LimitListener(a.listen, maxNodes), a.transport) })
 	}
 	if a.public != nil {
 		group.Go(func() error { return a.servePublic(ctx) })
@@ -231,6 +250,9 @@ func (a *authority) servePublic(ctx context.Context) error {
 
 // maxStrangers bounds the connections of machines that have proved nothing yet; more wait for a place.
 const maxStrangers = 1024
+
+// maxNodes bounds the connections of nodes; each keeps one, or two while it connects again.
+const maxNodes = 16384
 
 // serveGRPC ends the server at once when ctx ends: streams to nodes never end by themselves, and nodes connect again.
 func serveGRPC(ctx context.Context, server *grpc.Server, l net.Listener) error {

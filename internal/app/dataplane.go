@@ -29,6 +29,8 @@ func (a *App) openProxy() {
 
 // setPolicies takes the policies that the authority declares.
 func (a *App) setPolicies(followed []config.Policy) {
+	a.policing.Lock()
+	defer a.policing.Unlock()
 	a.mu.Lock()
 	a.followed = followed
 	table := a.compilePolicies(a.config)

@@ -74,12 +74,8 @@ func applyChange(e *registration.Entry, change admin.EntryChange) {
 	set(&e.Hint, change.Hint)
 	set(&e.Owner, change.Owner)
 	set(&e.Purpose, change.Purpose)
-	if change.Selectors != nil {
-		e.Selectors = change.Selectors
-	}
-	if change.DNSNames != nil {
-		e.DNSNames = change.DNSNames
-	}
+	set(&e.Selectors, change.Selectors)
+	set(&e.DNSNames, change.DNSNames)
 }
 
 func set[T any](field, value *T) {
@@ -162,8 +158,26 @@ func (d directory) Credentials(ctx context.Context, spiffeID string) ([]admin.Cr
 }
 
 func (d directory) Revoke(ctx context.Context, r admin.Revocation, actor string) (admin.Revocation, error) {
+	if d.a.isOwn(r) {
+		return admin.Revocation{}, &admin.Error{Code: admin.CodeInvalid, Err: errors.New("that is the authority itself, which would cut itself off from every node: replace its signing authority instead (postern ca rotate signing)")}
+	}
 	made, err := d.a.ca.Revoke(ctx, r, actor)
 	return made, asAdminError(err)
+}
+
+// isOwn reports that a revocation names the identity or the credential with which the authority serves.
+func (a *authority) isOwn(r revocation.Revocation) bool {
+	own := a.credential.Get()
+	switch {
+	case r.Kind == revocation.SPIFFEID:
+		return r.Value == enroll.AuthorityID(a.td).String()
+	case own == nil:
+		return false
+	case r.Kind == revocation.Serial:
+		return r.Value == revocation.SerialString(own.Certificate.Leaf.SerialNumber)
+	default:
+		return r.Kind == revocation.Key && r.Value == revocation.KeyString(own.Certificate.Leaf)
+	}
 }
 
 func (d directory) Revocations(ctx context.Context) ([]admin.Revocation, error) {

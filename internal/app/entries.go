@@ -23,20 +23,39 @@ func (a *authority) declareEntries(ctx context.Context, cfg *config.Config) erro
 	if err != nil {
 		return fmt.Errorf("read declared entries: %w", err)
 	}
+	var gone []registration.Entry
 	for _, e := range have {
-		i := slices.IndexFunc(wanted, func(w registration.Entry) bool { return sameEntry(w, e) })
-		if i >= 0 {
-			wanted = slices.Delete(wanted, i, i+1)
+		i := slices.IndexFunc(wanted, func(w registration.Entry) bool { return sameSubject(w, e) })
+		if i < 0 {
+			gone = append(gone, e)
 			continue
 		}
-		if _, err := a.entries.Delete(ctx, e.ID, configActor); err != nil && !errors.Is(err, registration.ErrNotFound) {
-			return fmt.Errorf("remove entry %q, which is no longer declared: %w", e.ID, err)
+		if err := a.redeclare(ctx, e, wanted[i]); err != nil {
+			return err
 		}
+		wanted = slices.Delete(wanted, i, i+1)
 	}
 	for _, e := range wanted {
 		if _, err := a.entries.Create(ctx, e, configActor); err != nil && !errors.Is(err, registration.ErrExists) {
 			return fmt.Errorf("declare entry of %q: %w", e.SPIFFEID, err)
 		}
+	}
+	for _, e := range gone { // last, so that who has another entry now is never without one
+		if _, err := a.entries.Delete(ctx, e.ID, configActor); err != nil && !errors.Is(err, registration.ErrNotFound) {
+			return fmt.Errorf("remove entry %q, which is no longer declared: %w", e.ID, err)
+		}
+	}
+	return nil
+}
+
+// redeclare brings an entry to what is declared of the same subject now. Its SVIDs go on.
+func (a *authority) redeclare(ctx context.Context, have, wanted registration.Entry) error {
+	if have.TTL == wanted.TTL && slices.Equal(have.DNSNames, wanted.DNSNames) && have.Hint == wanted.Hint && have.Owner == wanted.Owner && have.Purpose == wanted.Purpose {
+		return nil
+	}
+	have.TTL, have.DNSNames, have.Hint, have.Owner, have.Purpose = wanted.TTL, wanted.DNSNames, wanted.Hint, wanted.Owner, wanted.Purpose
+	if _, err := a.entries.Update(ctx, have, configActor); err != nil {
+		return fmt.Errorf("change declared entry %q: %w", have.ID, err)
 	}
 	return nil
 }
@@ -88,10 +107,9 @@ func defaultIdentity(td spiffeid.TrustDomain) spiffeid.ID {
 	return id
 }
 
-// sameEntry compares what a configuration can declare.
-func sameEntry(a, b registration.Entry) bool {
-	return a.SPIFFEID == b.SPIFFEID && a.Node == b.Node && slices.Equal(a.Selectors, b.Selectors) && a.TTL == b.TTL &&
-		slices.Equal(a.DNSNames, b.DNSNames) && a.Hint == b.Hint && a.Owner == b.Owner && a.Purpose == b.Purpose
+// sameSubject reports that two entries speak of the same workload and identity.
+func sameSubject(a, b registration.Entry) bool {
+	return a.SPIFFEID == b.SPIFFEID && a.Node == b.Node && slices.Equal(a.Selectors, b.Selectors)
 }
 
 // allEntries reads every page.

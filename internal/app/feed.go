@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -27,11 +28,13 @@ func (a *authority) publishBundle() (uint64, error) {
 }
 
 func (a *authority) feedBundle(ctx context.Context) error {
+	filled := sync.OnceFunc(func() { close(a.filled.bundle) })
 	for {
 		changed := a.ca.Changed()
 		if _, err := a.publishBundle(); err != nil {
 			return fmt.Errorf("publish the bundle: %w", err)
 		}
+		filled()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -53,6 +56,7 @@ func (a *authority) propagated(ctx context.Context, sequence uint64) error {
 // feedEntries keeps the table of entries equal to the registry; a node sees its own.
 func (a *authority) feedEntries(ctx context.Context) error {
 	table := a.ads.Table(translate.EntryType)
+	filled := sync.OnceFunc(func() { close(a.filled.entries) })
 	for change, err := range a.entries.Watch(ctx, 0) {
 		if err != nil {
 			return fmt.Errorf("follow entries: %w", err)
@@ -61,6 +65,7 @@ func (a *authority) feedEntries(ctx context.Context) error {
 			if _, err := table.Replace(a.entryResources(change.Entries)); err != nil {
 				return fmt.Errorf("publish entries: %w", err)
 			}
+			filled()
 			continue
 		}
 		for _, id := range change.Deleted {
@@ -95,6 +100,7 @@ func (a *authority) audience(e registration.Entry) adsserver.Audience {
 // first: who is cut must not come back.
 func (a *authority) feedRevocations(ctx context.Context) error {
 	table := a.ads.Table(translate.RevocationType)
+	filled := sync.OnceFunc(func() { close(a.filled.revocations) })
 	known := map[string]revocation.Revocation{}
 	for update, err := range a.ca.WatchRevocations(ctx) {
 		if err != nil {
@@ -113,6 +119,7 @@ func (a *authority) feedRevocations(ctx context.Context) error {
 		if err := publishRevocations(table, update); err != nil {
 			return err
 		}
+		filled()
 		a.transport.CloseConcerned(update.Set...)
 	}
 	return nil

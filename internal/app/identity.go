@@ -141,8 +141,11 @@ func (a *App) fromRemoteAuthority(ctx context.Context, cfg *config.Config) (*ide
 		return nil, fmt.Errorf("open the node's state: %w", err)
 	}
 	own, err := state.Load()
-	if enroll.IsNotAttested(err) {
+	switch {
+	case enroll.IsNotAttested(err):
 		own, err = a.join(ctx, cfg, state)
+	case err == nil && time.Now().After(own.Chain[0].NotAfter):
+		own, err = a.joinAgain(ctx, cfg, state, own)
 	}
 	if err != nil {
 		return nil, err
@@ -208,6 +211,17 @@ func (a *App) join(ctx context.Context, cfg *config.Config, state *enroll.State)
 		case <-time.After(wait):
 		}
 	}
+}
+
+// joinAgain replaces an identity that ended while the node was away: only a new token proves the machine then.
+func (a *App) joinAgain(ctx context.Context, cfg *config.Config, state *enroll.State, ended *enroll.NodeIdentity) (*enroll.NodeIdentity, error) {
+	identity, err := a.join(ctx, cfg, state)
+	if err != nil {
+		name, _ := enroll.NodeName(ended.ID)
+		return nil, fmt.Errorf("the SVID of this node ended at %s, and it cannot join again (make a token with: postern token create --node %s): %w",
+			ended.Chain[0].NotAfter.Format(time.RFC3339), name, err)
+	}
+	return identity, nil
 }
 
 // isUnavailable reports that nobody answered, as opposed to an answer that says no.

@@ -20,23 +20,24 @@ const module = "github.com/postern-proxy/postern"
 // layers is the table of docs/architecture.md: a package imports from lower layers, and sideways only inside one top folder. The
 // longest prefix decides.
 var layers = map[string]int{
-	"cmd":                7,
-	"internal/app":       6, // wires everything
-	"internal/demo":      6, // runs the binary, as a newcomer would
-	"internal/admin":     5,
-	"proxy":              4, // proxy and xds meet in internal/config, never each other
-	"xds":                4,
-	"authz":              3,
-	"internal/anomaly":   3,
-	"internal/govern":    3,
-	"certs":              2,
-	"ebpf":               2,
-	"internal/config":    1,
-	"internal/observe":   1,
-	"internal/audit":     1,
-	"internal/posternpb": 1,
-	"ebpf/probe":         0,
-	"ebpf/bpf":           0,
+	"cmd":                 7,
+	"internal/app":        6, // wires everything
+	"internal/demo":       6, // runs the binary, as a newcomer would
+	"internal/admin":      5,
+	"proxy":               4, // proxy and xds meet in internal/config, never each other
+	"xds":                 4,
+	"authz":               3,
+	"internal/anomaly":    3,
+	"internal/govern":     3,
+	"certs":               2,
+	"ebpf":                2,
+	"internal/config":     1,
+	"internal/observe":    1,
+	"internal/audit":      1,
+	"internal/posternpb":  1,
+	"internal/unixsocket": 1,
+	"ebpf/probe":          0,
+	"ebpf/bpf":            0,
 
 	// Imported by nobody, or by tests alone.
 	"internal/testkit": 1,

@@ -185,11 +185,14 @@ func (a *App) Bundle(context.Context) (admin.Bundle, error) {
 }
 
 // SetLogLevel changes what is logged from now on.
-func (a *App) SetLogLevel(level slog.Level) { a.opts.Level.Set(level) }
+func (a *App) SetLogLevel(ctx context.Context, level slog.Level, actor string) {
+	a.opts.Level.Set(level)
+	a.event(ctx, audit.LogLevelChanged, actor, map[string]string{"level": level.String()})
+}
 
 // Drain ends the process as SIGTERM does.
 func (a *App) Drain(ctx context.Context, actor string) {
-	a.event(ctx, audit.Stopped, actor, nil)
+	a.event(ctx, audit.DrainAsked, actor, nil)
 	a.drain(errDrained)
 }
 

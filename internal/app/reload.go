@@ -23,8 +23,10 @@ func (a *App) Reload(ctx context.Context, actor string) error {
 	if a.opts.File == "" {
 		return &admin.Error{Code: admin.CodeInvalid, Err: errors.New("this process was started without a configuration file: there is nothing to reload")}
 	}
-	a.tell(reloading())
-	defer a.tell("READY=1")
+	if len(a.notReady()) == 0 {
+		a.tell(reloading())
+		defer a.tell("READY=1")
+	}
 	err := a.reload(ctx)
 	a.noteReload(ctx, actor, err)
 	return err
@@ -68,27 +70,46 @@ func inFull(err error) string {
 	return err.Error()
 }
 
-// apply makes cfg the configuration that serves, whole or not at all. What can fail comes first; the proxy's swap is the last step
-// that can, and undoes itself.
+// apply makes cfg the configuration that serves, whole or not at all. The proxy comes first: what can fail there (a port in use)
+// fails before anything was declared to anybody. If the declaration fails, the proxy goes back.
 func (a *App) apply(ctx context.Context, cfg *config.Config) error {
 	a.mu.Lock()
 	before, generation := a.config, a.generation+1
-	policies := a.compilePolicies(cfg)
 	a.mu.Unlock()
-	snapshot, err := proxy.Compile(cfg, generation)
-	if err != nil {
-		return fmt.Errorf("compile the configuration: %w", err)
+	if err := a.applyProxy(ctx, cfg, generation); err != nil {
+		return fmt.Errorf("apply the configuration: %w", err)
 	}
 	if err := a.declare(ctx, cfg); err != nil {
-		return errors.Join(err, a.redeclare(ctx, before))
-	}
-	if err := a.proxy.Apply(ctx, snapshot, policies); err != nil {
-		return errors.Join(fmt.Errorf("apply the configuration: %w", err), a.redeclare(ctx, before))
+		return errors.Join(err, a.goBack(ctx, before, generation+1))
 	}
 	a.mu.Lock()
 	a.config, a.generation, a.loaded = cfg, generation, time.Now()
 	a.mu.Unlock()
 	a.metrics.ReloadOK.Set(1)
+	return nil
+}
+
+func (a *App) applyProxy(ctx context.Context, cfg *config.Config, generation uint64) error {
+	snapshot, err := proxy.Compile(cfg, generation)
+	if err != nil {
+		return err
+	}
+	a.policing.Lock()
+	defer a.policing.Unlock()
+	a.mu.Lock()
+	policies := a.compilePolicies(cfg)
+	a.mu.Unlock()
+	return a.proxy.Apply(ctx, snapshot, policies)
+}
+
+// goBack makes the old configuration serve again after the new one could not be declared in full.
+func (a *App) goBack(ctx context.Context, before *config.Config, generation uint64) error {
+	if before == nil {
+		return nil
+	}
+	if err := errors.Join(a.applyProxy(ctx, before, generation), a.declare(ctx, before)); err != nil {
+		return fmt.Errorf("go back to the old configuration: %w", err)
+	}
 	return nil
 }
 
@@ -101,17 +122,6 @@ func (a *App) declare(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	return a.authority.publishPolicies(cfg.Policies)
-}
-
-// redeclare undoes declare.
-func (a *App) redeclare(ctx context.Context, before *config.Config) error {
-	if before == nil {
-		return nil
-	}
-	if err := a.declare(ctx, before); err != nil {
-		return fmt.Errorf("go back to the old configuration: %w", err)
-	}
-	return nil
 }
 
 // needRestart names the sections that differ and belong to what a running process cannot exchange.

@@ -45,6 +45,8 @@ const (
 	ConfigLoaded    = "config_loaded"
 	ConfigReloaded  = "config_reloaded"
 	ConfigRefused   = "config_refused"
+	LogLevelChanged = "log_level_changed"
+	DrainAsked      = "drain_asked"
 	EntryCreated    = "entry_created"
 	EntryUpdated    = "entry_updated"
 	EntryDeleted    = "entry_deleted"

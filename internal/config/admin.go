@@ -8,7 +8,7 @@ type Admin struct {
 
 // Metrics serves Prometheus metrics, liveness and readiness over HTTP.
 type Metrics struct {
-	// Listen is ip:port. Left out: metrics are on the admin socket only.
+	// Listen is ip:port. Left out: /metrics is on the admin socket only.
 	Listen Address `config:"listen"`
 	// InsecurePlaintext allows an address that other machines reach.
 	InsecurePlaintext bool `config:"insecure_plaintext"`

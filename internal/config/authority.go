@@ -18,7 +18,8 @@ type Authority struct {
 	Sealing Sealing `config:"sealing"`
 	// SVIDTTL is the life of a workload's SVID when its entry names none. At least 10s; below 1m is a warning.
 	SVIDTTL time.Duration `config:"svid_ttl"`
-	// NodeSVIDTTL is the life of a node's own SVID. It outlives an outage of the authority.
+	// NodeSVIDTTL is the life of a node's own SVID, with which it follows and renews. No SVID outlives the signing authority, so
+	// signing_ttl bounds it.
 	NodeSVIDTTL time.Duration `config:"node_svid_ttl"`
 	// SigningTTL is the life of the signing authority; it rotates at half of it.
 	SigningTTL time.Duration `config:"signing_ttl"`

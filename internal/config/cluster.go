@@ -27,7 +27,8 @@ type Cluster struct {
 	IdleTimeout time.Duration `config:"idle_timeout"`
 	// MaxIdle is how many unused connections are kept for each endpoint.
 	MaxIdle int `config:"max_idle"`
-	// MaxConnections is how many connections each endpoint gets at most.
+	// MaxConnections is how many connections each endpoint gets at most. Further requests wait for one, up to
+	// connect_timeout.
 	MaxConnections int `config:"max_connections"`
 }
 
@@ -61,7 +62,7 @@ func (c *Cluster) setDefaults() {
 	c.TLS.setDefaults()
 	c.ConnectTimeout = 5 * time.Second
 	c.IdleTimeout = time.Minute
-	c.MaxIdle = 64
+	c.MaxIdle = 256
 	c.MaxConnections = 1024
 }
 

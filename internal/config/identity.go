@@ -16,13 +16,15 @@ type Identity struct {
 type RemoteAuthority struct {
 	// Address of the authority's listen socket, as host:port.
 	Address Address `config:"address,required"`
-	// Public is the address of the authority's public socket, where the node attests first. Default: the address above.
+	// Public is the address of the authority's public socket, where the node attests first. Default: the next port of the address
+	// above.
 	Public Address `config:"public,unset"`
 	// JoinTokenFile holds the join token of the first start. It is not needed once the node has its SVID.
 	JoinTokenFile string `config:"join_token_file,path"`
 	// JoinToken is the token itself. Prefer join_token_file: a token in a configuration file is copied with it.
 	JoinToken Secret `config:"join_token,secret"`
-	// DataDir keeps the node's key (mode 0600), SVID, bundle and what it followed, so that it starts without the authority.
+	// DataDir keeps the node's key (mode 0600), its SVID and the bundle, so that it needs no new token when it starts again. What
+	// the authority told it (entries, policies) it learns again.
 	DataDir string `config:"data_dir,path"`
 }
 
@@ -63,8 +65,9 @@ func (i *Identity) setDefaults() { i.Source = SourceAuthority }
 func (r *RemoteAuthority) setDefaults() { r.DataDir = "postern-node" }
 
 func (r *RemoteAuthority) complete() {
-	if r.Public.IsZero() {
+	if r.Public.IsZero() && r.Address.port != 0 {
 		r.Public = r.Address
+		r.Public.port++
 	}
 }
 

@@ -127,19 +127,28 @@ func (c *rawConn) send(t *testing.T, text string) {
 	}
 }
 
+// reply is the head of a response.
+type reply struct {
+	Status           string
+	StatusCode       int
+	Header           http.Header
+	TransferEncoding []string
+	Close            bool
+}
+
 // answer reads one response to a request of the method.
-func (c *rawConn) answer(t *testing.T, method string) (*http.Response, string) {
+func (c *rawConn) answer(t *testing.T, method string) (head reply, body string) {
 	t.Helper()
 	resp, err := http.ReadResponse(c.in, &http.Request{Method: method})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
+	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return reply{resp.Status, resp.StatusCode, resp.Header, resp.TransferEncoding, resp.Close}, string(data)
 }
 
 // ends reads to the end of the connection, and wants it to come without a byte more.
@@ -155,11 +164,11 @@ func (c *rawConn) ends(t *testing.T) {
 }
 
 // guardedGateway is a plaintext gateway whose policy denies /admin and allows the rest to everybody.
-func guardedGateway(t *testing.T, app *recorder, more string) (p *process, port int, log string) {
+func guardedGateway(t *testing.T, app *recorder) (p *process, port int, log string) {
 	t.Helper()
 	dir := shortDir(t)
 	port = ports(t, 1)[0]
-	p = start(t, dir, "gateway", strings.Replace(gateway(port, app.addr, "/", "access_log: {path: access.log}\n"+more),
+	p = start(t, dir, "gateway", strings.Replace(gateway(port, app.addr, "/", "access_log: {path: access.log}\n"),
 		"rules: [{allow: {from: [anonymous]}}]",
 		`rules: [{allow: {from: [anonymous]}}, {deny: {http: {paths: ["/admin", "/admin/{rest...}"]}}}]`, 1))
 	return p, port, filepath.Join(dir, "access.log")
@@ -168,7 +177,7 @@ func guardedGateway(t *testing.T, app *recorder, more string) (p *process, port 
 // What two readers could read in two ways is refused, and the connection ends: nothing of it reaches the app, nor does what follows it.
 func TestMalformedRequestsAreRefusedAndEndTheConnection(t *testing.T) {
 	app := startRecorder(t, nil)
-	p, port, log := guardedGateway(t, app, "")
+	p, port, log := guardedGateway(t, app)
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: app\r\n\r\n"
 	tests := []struct {
 		name, request, reason string
@@ -256,10 +265,31 @@ func TestMalformedRequestsAreRefusedAndEndTheConnection(t *testing.T) {
 	}
 }
 
+// Who sent it is known before a byte of the request is read, and has to stand in its record.
+func TestAMalformedRequestIsRecordedWithItsCaller(t *testing.T) {
+	app := startRecorder(t, nil)
+	_, port, log := guardedGateway(t, app)
+	conn := dialRaw(t, port)
+	conn.send(t, "GET / HTTP/1.1\r\nHost : app\r\n\r\n")
+	resp, _ := conn.answer(t, http.MethodGet)
+	var lines []map[string]any
+	if err := soon(func() error {
+		if lines = accessLines(t, log, "type", "request", "request_id", resp.Header.Get("X-Request-Id")); len(lines) == 0 {
+			return errors.New("no line with the request id of the answer")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if lines[0]["source"] != conn.LocalAddr().String() || lines[0]["principal"] != "anonymous" || lines[0]["reason"] != "bad_request" {
+		t.Errorf("recorded as %v, want source %s and principal anonymous", lines[0], conn.LocalAddr())
+	}
+}
+
 // A method is told by its exact letters: get is not GET, for policy, for routes and for the app.
 func TestAMethodInLowerCaseIsNoMethodAndEndsTheConnection(t *testing.T) {
 	app := startRecorder(t, nil)
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	conn := dialRaw(t, port)
 	conn.send(t, "get / HTTP/1.1\r\nHost: app\r\n\r\n")
 	resp, body := conn.answer(t, http.MethodGet)
@@ -277,7 +307,7 @@ func TestAMethodInLowerCaseIsNoMethodAndEndsTheConnection(t *testing.T) {
 
 func TestMalformedBodiesAreRefusedAndEndTheConnection(t *testing.T) {
 	app := startRecorder(t, nil)
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	const head = "POST /b HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for name, body := range map[string]string{
 		"a bare LF after a size":       "1\na\r\n0\r\n\r\n",
@@ -343,7 +373,7 @@ func couldBeAdmin(target string) bool {
 // What is authorized is what is forwarded (promise 2): no spelling of /admin passes a policy that denies it.
 func TestNoSpellingOfADeniedPathReachesTheApp(t *testing.T) {
 	app := startRecorder(t, nil)
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	for target, status := range map[string][]int{
 		"/admin":                     {403},
 		"/admin/":                    {403},

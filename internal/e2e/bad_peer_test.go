@@ -6,7 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -214,7 +214,7 @@ func TestAnEndpointThatIsNotExpectedGetsNothing(t *testing.T) {
 			served.Add(1)
 			_, _ = io.WriteString(w, "hello")
 		}))
-		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 		server.TLS = &tls.Config{Certificates: []tls.Certificate{e.leaf}, ClientAuth: tls.RequireAnyClientCert}
 		server.StartTLS()
 		defer server.Close()

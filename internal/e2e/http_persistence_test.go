@@ -12,7 +12,7 @@ import (
 
 func TestPipelinedRequestsAreAnsweredInTheirOrder(t *testing.T) {
 	app := startRecorder(t, nil)
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	conn := dialRaw(t, port)
 	var all strings.Builder
 	for i := range 20 {
@@ -54,7 +54,7 @@ func TestAChunkedRequestWithTrailersArrives(t *testing.T) {
 		_, _ = io.Copy(w, r.Body)
 		w.Header().Set("X-Sum", "42")
 	})
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	conn := dialRaw(t, port)
 	conn.send(t, "POST /t HTTP/1.1\r\nHost: app\r\nTE: trailers\r\nTrailer: X-Check\r\nTransfer-Encoding: chunked\r\n\r\n"+
 		"5;ext=\"1\"\r\nhello\r\n6\r\n world\r\n0\r\nX-Check: sum\r\n\r\n")
@@ -85,7 +85,7 @@ func TestAChunkedRequestWithTrailersArrives(t *testing.T) {
 
 func TestExpect100Continue(t *testing.T) {
 	app := startRecorder(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	conn := dialRaw(t, port)
 	for range 2 { // the connection is kept
 		conn.send(t, "POST /e HTTP/1.1\r\nHost: app\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
@@ -135,7 +135,7 @@ func TestAnswersWithoutBodyKeepTheConnection(t *testing.T) {
 			_, _ = io.WriteString(w, r.URL.Path)
 		}
 	})
-	_, port, _ := guardedGateway(t, app, "")
+	_, port, _ := guardedGateway(t, app)
 	conn := dialRaw(t, port)
 	for range 2 {
 		for _, step := range []struct {
@@ -215,7 +215,7 @@ func TestUnsolicitedBytesOfTheBackendAreNobodysAnswer(t *testing.T) {
 					}()
 				}
 			}()
-			_, port, _ := guardedGateway(t, &recorder{addr: l.Addr().String()}, "")
+			_, port, _ := guardedGateway(t, &recorder{addr: l.Addr().String()})
 			client := dialRaw(t, port)
 			client.send(t, "GET /first HTTP/1.1\r\nHost: app\r\n\r\n")
 			if resp, body := client.answer(t, http.MethodGet); resp.StatusCode != http.StatusOK || body != "/first" {

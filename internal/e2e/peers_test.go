@@ -74,7 +74,7 @@ func asPeer(certificates ...tls.Certificate) *tls.Config {
 }
 
 // call sends one request over a fresh TLS connection. The source is the address that it was sent from.
-func call(t *testing.T, port int, config *tls.Config, request string) (resp *http.Response, source string, err error) {
+func call(t *testing.T, port int, config *tls.Config, request string) (resp reply, source string, err error) {
 	t.Helper()
 	raw, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
@@ -85,19 +85,18 @@ func call(t *testing.T, port int, config *tls.Config, request string) (resp *htt
 	source = raw.LocalAddr().String()
 	conn := tls.Client(raw, config)
 	if err := conn.Handshake(); err != nil {
-		return nil, source, err
+		return reply{}, source, err
 	}
 	if _, err := io.WriteString(conn, request); err != nil {
-		return nil, source, err
+		return reply{}, source, err
 	}
-	resp, err = http.ReadResponse(bufio.NewReader(conn), nil)
+	answered, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return nil, source, err
+		return reply{}, source, err
 	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	resp.Body = io.NopCloser(strings.NewReader(string(body)))
-	return resp, source, err
+	defer func() { _ = answered.Body.Close() }()
+	_, err = io.Copy(io.Discard, answered.Body)
+	return reply{answered.Status, answered.StatusCode, answered.Header, answered.TransferEncoding, answered.Close}, source, err
 }
 
 const plainGet = "GET / HTTP/1.1\r\nHost: app\r\n\r\n"

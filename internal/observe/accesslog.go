@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,11 +16,16 @@ import (
 type AccessLog struct {
 	handler slog.Handler
 	queue   chan []byte
+	waiting atomic.Int64 // bytes in queue
 	dropped prometheus.Counter
 }
 
-// accessQueue is how many lines may wait: a tenth of a second at 40,000 requests per second, about 3 MiB.
-const accessQueue = 4096
+// accessQueue and accessQueueBytes are how many lines may wait, and how many bytes: a tenth of a second at 40,000 requests per
+// second is about 3 MiB, but callers choose how long their paths are.
+const (
+	accessQueue      = 4096
+	accessQueueBytes = 16 << 20
+)
 
 // NewAccessLog returns a log whose lines Run writes. dropped counts the lines that found the queue full.
 func NewAccessLog(dropped prometheus.Counter) *AccessLog {
@@ -33,13 +39,23 @@ func (l *AccessLog) Run(ctx context.Context, w io.Writer) error {
 	for {
 		select {
 		case line := <-l.queue:
-			if _, err := w.Write(l.gather(line)); err != nil {
-				return fmt.Errorf("write access log: %w", err)
+			if err := l.writeOut(w, line); err != nil {
+				return err
 			}
 		case <-ctx.Done():
 			return l.flush(w)
 		}
 	}
+}
+
+// writeOut writes a line taken from the queue, with those behind it.
+func (l *AccessLog) writeOut(w io.Writer, line []byte) error {
+	lines := l.gather(line)
+	l.waiting.Add(-int64(len(lines)))
+	if _, err := w.Write(lines); err != nil {
+		return fmt.Errorf("write access log: %w", err)
+	}
+	return nil
 }
 
 // gather appends to line what else is queued, up to 64 KiB, so that a busy log costs one system call for many lines.
@@ -59,8 +75,8 @@ func (l *AccessLog) flush(w io.Writer) error {
 	for {
 		select {
 		case line := <-l.queue:
-			if _, err := w.Write(l.gather(line)); err != nil {
-				return fmt.Errorf("write access log: %w", err)
+			if err := l.writeOut(w, line); err != nil {
+				return err
 			}
 		default:
 			return nil
@@ -134,10 +150,20 @@ func onlyFacts(groups []string, a slog.Attr) slog.Attr {
 type queueWriter struct{ log *AccessLog }
 
 func (w queueWriter) Write(line []byte) (int, error) {
+	size := int64(len(line))
+	if w.log.waiting.Add(size) > accessQueueBytes {
+		w.drop(size)
+		return len(line), nil
+	}
 	select {
 	case w.log.queue <- append([]byte(nil), line...):
 	default:
-		w.log.dropped.Inc()
+		w.drop(size)
 	}
 	return len(line), nil
+}
+
+func (w queueWriter) drop(size int64) {
+	w.log.waiting.Add(-size)
+	w.log.dropped.Inc()
 }

@@ -55,6 +55,27 @@ func TestAccessLogWritesEachRecordAsOneLineOfJSON(t *testing.T) {
 	}
 }
 
+// Callers choose how long their paths are: lines are counted in bytes too, and the room comes back when they are written.
+func TestAccessLogBoundsTheBytesThatWait(t *testing.T) {
+	counter := dropped()
+	log := observe.NewAccessLog(counter)
+	long := &observe.Access{Path: strings.Repeat("p", 1<<20)}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for round := range 2 {
+		for range 20 {
+			log.Request(long)
+		}
+		var out bytes.Buffer
+		if err := log.Run(ctx, &out); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(out.String(), "\n"); got != 15 || testutil.ToFloat64(counter) != float64(5*(round+1)) {
+			t.Fatalf("round %d: %d lines of 1 MiB were kept, %v dropped", round, got, testutil.ToFloat64(counter))
+		}
+	}
+}
+
 func TestAccessLogDropsAndCountsWhatItsQueueCannotHold(t *testing.T) {
 	counter := dropped()
 	log := observe.NewAccessLog(counter)

@@ -28,14 +28,16 @@ type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// A SPIFFE ID, or a template of one.
-	SpiffeId      string               `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
-	Selectors     []string             `protobuf:"bytes,3,rep,name=selectors,proto3" json:"selectors,omitempty"`
-	Ttl           *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	DnsNames      []string             `protobuf:"bytes,5,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
-	Hint          string               `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
-	Owner         string               `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
-	Purpose       string               `protobuf:"bytes,8,opt,name=purpose,proto3" json:"purpose,omitempty"`
-	Revision      uint64               `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
+	SpiffeId  string               `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Selectors []string             `protobuf:"bytes,3,rep,name=selectors,proto3" json:"selectors,omitempty"`
+	Ttl       *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	DnsNames  []string             `protobuf:"bytes,5,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
+	Hint      string               `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	Owner     string               `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
+	Purpose   string               `protobuf:"bytes,8,opt,name=purpose,proto3" json:"purpose,omitempty"`
+	Revision  uint64               `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
+	// When the entry was made. The oldest one of those that fit a workload gives its default identity.
+	Created       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created,proto3" json:"created,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,6 +133,13 @@ func (x *Entry) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Entry) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
 }
 
 // Bundle is what a trust domain's X.509-SVIDs are verified with. Resource name: the trust domain.
@@ -365,7 +374,7 @@ var File_resources_proto protoreflect.FileDescriptor
 const file_resources_proto_rawDesc = "" +
 	"\n" +
 	"\x0fresources.proto\x12\n" +
-	"postern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x01\n" +
+	"postern.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
 	"\x05Entry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1c\n" +
@@ -375,7 +384,9 @@ const file_resources_proto_rawDesc = "" +
 	"\x04hint\x18\x06 \x01(\tR\x04hint\x12\x14\n" +
 	"\x05owner\x18\a \x01(\tR\x05owner\x12\x18\n" +
 	"\apurpose\x18\b \x01(\tR\apurpose\x12\x1a\n" +
-	"\brevision\x18\t \x01(\x04R\brevision\"\xdb\x01\n" +
+	"\brevision\x18\t \x01(\x04R\brevision\x124\n" +
+	"\acreated\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\xdb\x01\n" +
 	"\x06Bundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
 	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12\x1a\n" +
@@ -418,14 +429,15 @@ var file_resources_proto_goTypes = []any{
 }
 var file_resources_proto_depIdxs = []int32{
 	4, // 0: postern.v1.Entry.ttl:type_name -> google.protobuf.Duration
-	4, // 1: postern.v1.Bundle.refresh_hint:type_name -> google.protobuf.Duration
-	5, // 2: postern.v1.Revocation.at:type_name -> google.protobuf.Timestamp
-	5, // 3: postern.v1.Revocation.until:type_name -> google.protobuf.Timestamp
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 1: postern.v1.Entry.created:type_name -> google.protobuf.Timestamp
+	4, // 2: postern.v1.Bundle.refresh_hint:type_name -> google.protobuf.Duration
+	5, // 3: postern.v1.Revocation.at:type_name -> google.protobuf.Timestamp
+	5, // 4: postern.v1.Revocation.until:type_name -> google.protobuf.Timestamp
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_resources_proto_init() }

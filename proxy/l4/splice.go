@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7"
 )
 
 // Stream is one side: *net.TCPConn, *net.UnixConn, *tls.Conn and what wraps them.
@@ -48,8 +49,8 @@ type Result struct {
 	Err error
 }
 
-// Splice copies both ways until both directions have ended or one has failed, and closes both streams. It returns when nothing of
-// it runs any more.
+// Splice copies both ways until both directions have ended or one has failed, and closes both streams; when one has failed, in a
+// way that the other side cannot take for an orderly end, and so when it was cut. It returns when nothing of it runs any more.
 func Splice(ctx context.Context, downstream, upstream Stream, options Options) Result {
 	s := &splice{options: options}
 	s.active.Store(time.Now().UnixNano())
@@ -63,7 +64,7 @@ func Splice(ctx context.Context, downstream, upstream Stream, options Options) R
 	directions.Go(func() { s.run(upstream, downstream, &s.sent, observe.PeerClosed, downstream, upstream) })
 	s.run(downstream, upstream, &s.received, observe.UpstreamClosed, downstream, upstream)
 	directions.Wait()
-	s.end(s.first(), nil, downstream, upstream)
+	s.finishBoth(downstream, upstream)
 	return Result{Sent: s.sent, Received: s.received, Reason: s.reason, Err: s.err}
 }
 
@@ -106,25 +107,34 @@ func (s *splice) finish(closed observe.Reason) {
 	}
 }
 
-func (s *splice) first() observe.Reason {
+// finishBoth closes both streams in order when both directions have ended so, unless something has ended them before.
+func (s *splice) finishBoth(downstream, upstream Stream) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.finished
+	reason := s.finished
+	s.mu.Unlock()
+	if s.claim(reason, nil) {
+		_ = downstream.Close()
+		_ = upstream.Close()
+	}
 }
 
-// end closes both streams, once; the first reason counts.
+// end breaks both streams off, once: neither side may take what it has for the whole.
 func (s *splice) end(reason observe.Reason, err error, downstream, upstream Stream) {
+	if s.claim(reason, err) {
+		_ = l7.Abort(downstream)
+		_ = l7.Abort(upstream)
+	}
+}
+
+// claim reports whether nothing has ended the splice yet; the first reason counts.
+func (s *splice) claim(reason observe.Reason, err error) bool {
 	s.mu.Lock()
-	first := !s.ended
-	if first {
-		s.ended, s.reason, s.err = true, reason, err
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
 	}
-	s.mu.Unlock()
-	if !first {
-		return
-	}
-	_ = downstream.Close()
-	_ = upstream.Close()
+	s.ended, s.reason, s.err = true, reason, err
+	return true
 }
 
 // copy moves bytes until src ends. Idleness is found by deadlines of a quarter of the idle time: the copy between sockets runs in
@@ -183,5 +193,5 @@ var errIdle = errors.New("idle")
 // isClosed reports an error of CloseWrite on a side that is gone, which the other direction reports better.
 func isClosed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
+		errors.Is(err, syscall.ECONNRESET)
 }

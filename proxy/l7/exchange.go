@@ -11,7 +11,7 @@ import (
 // while another writes; deadlines may be set from a third, and a deadline in the past ends an operation that is waiting.
 //
 // Read returns io.EOF for an orderly end only. crypto/tls does not tell close_notify from a connection that is cut between two
-// records, so what stands beneath it on an upstream connection has to return another error than io.EOF for its end.
+// records, so what stands beneath it has to return another error for its end, one that wraps io.ErrUnexpectedEOF.
 //
 // A Stream may also be an Aborter and a Watcher.
 type Stream interface {

@@ -106,9 +106,29 @@ func TestNominationNeverReachesIdentitiesOrFraming(t *testing.T) {
 func TestIdentityFieldsAreStrippedInEverySpelling(t *testing.T) {
 	h := headerOf("X-Forwarded-Client-Cert", "1", "x_forwarded_client_cert", "1", "X-Forwarded_Client-Cert", "1", "X-Forwarded-For", "1",
 		"X_Forwarded_For", "1", "X-Postern-Peer", "1", "x_postern_peer", "1", "Forwarded", "1", "X-Real-IP", "1", "X-Original-URL", "1",
-		"X_Rewrite_Url", "1", "X-SSL-Client-Verify", "1", "X-Request-Id", "kept", "X-For", "kept", "F", "kept")
-	if n := StripIdentity(h); n != 12 || h.text() != "x-request-id=kept x-for=kept f=kept" {
+		"X_Rewrite_Url", "1", "X-HTTP-Method-Override", "1", "X_Http-Method_Override", "1", "X-HTTP-Method", "1", "x_method_override", "1",
+		"X-SSL-Client-Verify", "1", "X-Request-Id", "kept", "X-For", "kept", "F", "kept")
+	if n := StripIdentity(h); n != 16 || h.text() != "x-request-id=kept x-for=kept f=kept" {
 		t.Errorf("%d gone, left: %s", n, h.text())
+	}
+}
+
+func TestEachIdentityFieldIsKnownInEverySpelling(t *testing.T) {
+	for _, name := range []string{
+		"forwarded", "x-host", "x-real-ip", "x-ssl-cn", "x-ssl-client-s-dn", "ssl-client-verify", "client-cert", "client-cert-chain",
+		"true-client-ip", "remote-user", "x-remote-user", "x-client-cert", "x-spiffe-id", "x-envoy-peer",
+		"x-http-method-override", "x-http-method", "x-method-override",
+	} {
+		for _, spelling := range []string{name, strings.ReplaceAll(name, "-", "_"), strings.Replace(name, "-", "_", 1)} {
+			if !IsIdentity(spelling) {
+				t.Errorf("%q passes", spelling)
+			}
+		}
+	}
+	for _, name := range []string{"", "x", "host-x", "x-request-id", "user-agent", "client", "ssl", "accept", "te"} {
+		if IsIdentity(name) {
+			t.Errorf("%q is taken away", name)
+		}
 	}
 }
 

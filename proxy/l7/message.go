@@ -55,7 +55,8 @@ type Request struct {
 	ExpectContinue bool
 	// AcceptsTrailers: the client sent "TE: trailers".
 	AcceptsTrailers bool
-	// Close: the client said that this is its last request on the connection.
+	// Close: the client said that this is its last request on the connection. A handler sets it to end the connection after the
+	// response.
 	Close bool
 }
 

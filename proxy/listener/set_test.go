@@ -220,6 +220,7 @@ func TestSniffTellsProtocolsApartAndLosesNothing(t *testing.T) {
 		{"absolute form", "POST http://a/ HTTP/1.1\r\n", HTTP},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n", HTTP},
 		{"authority form", "CONNECT 10.0.0.1:1 HTTP/1.1\r\n", HTTP},
+		{"empty line before a request", "\r\nGET / HTTP/1.1\r\n", HTTP},
 		{"ssh", "SSH-2.0-x\r\n", Opaque},
 		{"lower case", "get / HTTP/1.1\r\n", Opaque},
 		{"endless word", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Opaque},
@@ -228,8 +229,10 @@ func TestSniffTellsProtocolsApartAndLosesNothing(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			near, far := net.Pipe()
 			defer func() { _ = near.Close() }()
-			go func() { _, _ = io.WriteString(far, test.sent); _ = far.Close() }()
+			sniffed := make(chan struct{}) // a pipe takes no deadline once its other end is closed
+			go func() { _, _ = io.WriteString(far, test.sent); <-sniffed; _ = far.Close() }()
 			got, ahead, err := Sniff(near, 5*time.Second)
+			close(sniffed)
 			if err != nil || got != test.want {
 				t.Fatalf("Sniff = %v, %v; want %v", got, err, test.want)
 			}
@@ -246,6 +249,18 @@ func TestSniffTakesASilentPeerForOneThatWaitsForTheServer(t *testing.T) {
 	defer func() { _, _ = near.Close(), far.Close() }()
 	if kind, ahead, err := Sniff(near, 10*time.Millisecond); kind != Opaque || len(ahead) != 0 || err != nil {
 		t.Fatalf("Sniff = %v, %q, %v; want opaque", kind, ahead, err)
+	}
+}
+
+func TestSniffTakesAPauseForNothingElse(t *testing.T) {
+	for sent, want := range map[string]Kind{"GE": HTTP, "GET ": HTTP, "\x16\x03": Opaque} {
+		near, far := net.Pipe()
+		go func() { _, _ = io.WriteString(far, sent) }()
+		kind, ahead, err := Sniff(near, 50*time.Millisecond)
+		if kind != want || string(ahead) != sent || err != nil {
+			t.Errorf("%q: Sniff = %v, %q, %v; want %v", sent, kind, ahead, err, want)
+		}
+		_, _ = near.Close(), far.Close()
 	}
 }
 

@@ -36,7 +36,7 @@ func (k Kind) String() string {
 
 // Sniff reads until the kind of traffic is clear, at most 32 bytes and for at most the given time, and returns what it read, which
 // the owner has to read first. A peer that sends nothing in that time is Opaque: protocols in which the server speaks first look
-// like that. The error is that of the connection; a clean close before the first byte is io.EOF.
+// like that. One that begins like HTTP and then waits is HTTP: a pause must not turn a request into a byte stream. The error is that of the connection; a clean close before the first byte is io.EOF.
 //
 // It guesses only what to expect: the strict parser of that protocol decides.
 func Sniff(c net.Conn, within time.Duration) (kind Kind, ahead []byte, err error) {
@@ -61,7 +61,10 @@ func sniff(c net.Conn) (Kind, []byte, error) {
 		if err == nil {
 			continue
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) && len(buf) > 0 {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && len(buf) > 0 && buf[0] != recordHandshake:
+			return HTTP, buf, nil
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF) && len(buf) > 0:
 			return Opaque, buf, nil
 		}
 		return Opaque, nil, err
@@ -81,6 +84,9 @@ func classify(b []byte) (kind Kind, sure bool) {
 			return TLS, true
 		}
 		return Opaque, true
+	}
+	if b[0] == '\r' || b[0] == '\n' {
+		return HTTP, true // services skip empty lines before a request (RFC 9112, Section 2.2); here they are refused
 	}
 	return classifyHTTP(b)
 }

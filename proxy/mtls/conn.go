@@ -11,7 +11,8 @@ import (
 	"github.com/postern-proxy/postern/internal/observe"
 )
 
-// Conn is a connection whose handshake is done.
+// Conn is a connection whose handshake is done. Read returns io.EOF only after the peer's close_notify; when the transport ends
+// without it, the error is io.ErrUnexpectedEOF, wrapped.
 type Conn struct {
 	*tls.Conn
 	peer  *Peer

@@ -19,8 +19,10 @@ type Error struct {
 	Err    error
 }
 
-// Error describes the cause. It has no control characters, whatever the peer sent, and is bounded.
-func (e *Error) Error() string { return "TLS handshake: " + printable(e.Err.Error()) }
+// Error names the reason and describes the cause. It has no control characters, whatever the peer sent, and is bounded.
+func (e *Error) Error() string {
+	return "TLS handshake: " + e.Reason.String() + ": " + printable(e.Err.Error())
+}
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
@@ -38,14 +40,14 @@ func handshakeError(ctx context.Context, err, verdict error) *Error {
 	if verdict != nil {
 		err = verdict
 	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
 	return &Error{Reason: handshakeReason(ctx, err), Err: err}
 }
 
 func handshakeReason(ctx context.Context, err error) observe.Reason {
 	if e, ok := errors.AsType[*svid.Error](err); ok {
-		return e.Reason
-	}
-	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason
 	}
 	switch {

@@ -3,6 +3,8 @@ package mtls
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 )
 
@@ -19,7 +21,7 @@ func NewGate(places int) *Gate {
 }
 
 // handshakeConn takes a place in the gate whenever the handshake computes, and gives it back while it waits to read. After the
-// handshake gate is nil and it does nothing.
+// handshake gate is nil, and what remains is to tell TLS that the end of the transport is not the end of the stream.
 type handshakeConn struct {
 	net.Conn
 	gate    *Gate
@@ -28,6 +30,10 @@ type handshakeConn struct {
 }
 
 var errGateFull = errors.New("too many handshakes at once")
+
+// errCut is the end of the transport. crypto/tls takes io.EOF from beneath it for the end of the stream when it comes between two
+// records, and io.ErrUnexpectedEOF likewise, though only close_notify is one (RFC 8446, Section 6.1); any other error it passes on.
+var errCut = fmt.Errorf("the connection ended without close_notify: %w", io.ErrUnexpectedEOF)
 
 func (c *handshakeConn) enter(ctx context.Context) error {
 	if c.gate == nil {
@@ -60,15 +66,23 @@ func (c *handshakeConn) leave() {
 	c.gate = nil
 }
 
-// Read implements net.Conn.
+// Read implements net.Conn, but never returns io.EOF.
 func (c *handshakeConn) Read(p []byte) (int, error) {
 	if c.gate == nil {
-		return c.Conn.Read(p)
+		return c.read(p)
 	}
 	c.release()
-	n, err := c.Conn.Read(p)
+	n, err := c.read(p)
 	if takeErr := c.take(); err == nil {
 		err = takeErr
+	}
+	return n, err
+}
+
+func (c *handshakeConn) read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = errCut
 	}
 	return n, err
 }

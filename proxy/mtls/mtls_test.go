@@ -323,6 +323,36 @@ func TestAbortIsNoOrderlyEnd(t *testing.T) {
 	}
 }
 
+// RFC 8446, Section 6.1: each party MUST send a close_notify alert before closing its write side. What ends without it may have
+// been cut by anybody on the way.
+func TestOnlyCloseNotifyIsAnEnd(t *testing.T) {
+	ca := testkit.NewCA(t, "example.org")
+	s := NewServer(ServerOptions{Credentials: holder(t, ca, leafOf(t, ca, "/orders")), Gate: NewGate(4)})
+	c := NewClient(ClientOptions{Credentials: holder(t, ca, leafOf(t, ca, "/web")), Expect: anybody})
+	for _, orderly := range []bool{true, false} {
+		for _, fromServer := range []bool{true, false} {
+			reader, writer, serverErr, clientErr := shake(t, s, c)
+			if serverErr != nil || clientErr != nil {
+				t.Fatal(serverErr, clientErr)
+			}
+			if fromServer {
+				reader, writer = writer, reader
+			}
+			_, _ = io.WriteString(writer, "half")
+			if orderly {
+				_ = writer.CloseWrite()
+			} else if err := writer.NetConn().(*handshakeConn).Conn.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			_ = reader.SetReadDeadline(time.Now().Add(5 * time.Second))
+			got, err := io.ReadAll(reader)
+			if string(got) != "half" || (err == nil) != orderly || !orderly && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("orderly %v, from the server %v: %q, %v", orderly, fromServer, got, err)
+			}
+		}
+	}
+}
+
 func TestTextOfAPeerCannotForgeALogLine(t *testing.T) {
 	forged := &Error{Reason: observe.HandshakeFailed, Err: errors.New("bad name \"x\nlevel=INFO msg=granted\x1b[2J" + strings.Repeat("y", 5000))}
 	text := forged.Error()

@@ -20,7 +20,10 @@ type Table struct {
 type paths struct {
 	exact  map[string][]rule
 	prefix map[string][]rule // without final slash; "" is every path
-	any    []rule
+	// longest is the length of the longest key of prefix: what is deeper need not be looked up, so that a path costs no more than
+	// the routes, however many slashes it has.
+	longest int
+	any     []rule
 }
 
 // rule is what is left to compare once host and path fit.
@@ -105,6 +108,7 @@ func (p *paths) add(m *config.Match, r rule) {
 	case m.PathPrefix != "":
 		key := strings.TrimSuffix(m.PathPrefix, "/")
 		p.prefix[key] = append(p.prefix[key], r)
+		p.longest = max(p.longest, len(key))
 	default:
 		p.any = append(p.any, r)
 	}
@@ -115,7 +119,7 @@ func (p *paths) match(path, method string, fields *l7.Header) (int, bool) {
 		return route, true
 	}
 	if len(p.prefix) > 0 && strings.HasPrefix(path, "/") {
-		for key := strings.TrimSuffix(path, "/"); ; key = key[:strings.LastIndexByte(key, '/')] {
+		for key := p.deepest(path); ; key = key[:strings.LastIndexByte(key, '/')] {
 			if route, ok := first(p.prefix[key], method, fields); ok {
 				return route, true
 			}
@@ -125,6 +129,15 @@ func (p *paths) match(path, method string, fields *l7.Header) (int, bool) {
 		}
 	}
 	return first(p.any, method, fields)
+}
+
+// deepest is the longest prefix of the path, whole segments and no final slash, that can be a key of prefix.
+func (p *paths) deepest(path string) string {
+	if len(path) > p.longest {
+		end := strings.LastIndexByte(path[:p.longest+1], '/')
+		return path[:end]
+	}
+	return strings.TrimSuffix(path, "/")
 }
 
 func (p *paths) sort() {

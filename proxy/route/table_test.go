@@ -1,6 +1,7 @@
 package route
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/postern-proxy/postern/internal/config"
@@ -89,6 +90,22 @@ func TestNoRouteIsNotGuessed(t *testing.T) {
 	}
 	if _, ok := (&Table{}).Match("a.test", "/x", "GET", nil); ok {
 		t.Error("the zero table matched")
+	}
+}
+
+// The client chooses how deep its path is; what that costs is bounded by the routes.
+func TestDeepPathsAreLookedUpNoDeeperThanTheRoutes(t *testing.T) {
+	table := Compile(routes(t))
+	if got, want := table.any.longest, len("/v1/orders"); got != want {
+		t.Fatalf("longest %d, want %d", got, want)
+	}
+	for path, want := range map[string]string{
+		"/v1/orders" + strings.Repeat("/x", 5000): "/v1/orders", "/v1/orders": "/v1/orders", "/v1/orders/": "/v1/orders", "/v1/ordersx": "/v1",
+		"/v1/": "/v1", "/v1": "/v1", "/": "", "/aaaaaaaaaaaaaaaaaaaa": "",
+	} {
+		if got := table.any.deepest(path); got != want {
+			t.Errorf("deepest of %.40q is %q, want %q", path, got, want)
+		}
 	}
 }
 

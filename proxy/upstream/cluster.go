@@ -41,7 +41,9 @@ type Options struct {
 	MaxIdle int
 	// MaxConnections is how many connections each endpoint gets; default 1024.
 	MaxConnections int
-	// HTTP is the engine of every connection.
+	// MaxWaiting is how many requests may wait for a connection to an endpoint; default 1024.
+	MaxWaiting int
+	// HTTP is the engine of every connection; ResponseTimeout holds in the place of its Timeouts.Response.
 	HTTP http1.ClientOptions
 
 	// Registry knows every connection. Required.
@@ -79,17 +81,24 @@ func (o *Options) setDefaults() {
 	setDefault(&o.ConnectTimeout, 5*time.Second)
 	setDefault(&o.IdleTimeout, time.Minute)
 	setDefault(&o.MaxAge, 30*time.Minute)
+	o.HTTP.Timeouts.Response = noBound // the cluster has a bound of its own, which begins with the end of the request
 	if o.MaxIdle == 0 {
 		o.MaxIdle = 64
 	}
 	if o.MaxConnections <= 0 {
 		o.MaxConnections = 1024
 	}
+	if o.MaxWaiting <= 0 {
+		o.MaxWaiting = 1024
+	}
 	if o.Dial == nil {
 		// RFC 8305 is net.Dialer's way with several addresses.
 		o.Dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
 	}
 }
+
+// noBound is longer than any connection lives.
+const noBound = 10 * 365 * 24 * time.Hour
 
 func setDefault(d *time.Duration, value time.Duration) {
 	if *d <= 0 {
@@ -100,11 +109,13 @@ func setDefault(d *time.Duration, value time.Duration) {
 // Name is the cluster's name.
 func (c *Cluster) Name() string { return c.options.Name }
 
-// Close closes the unused connections and lets no connection be used again; those in use end with what they are doing. The
-// registry's CloseOwner(c) ends them too.
+// Close closes the unused connections and keeps none from now on. Requests that still come are served, each on a connection of its
+// own or of one that waited: who asked for the cluster before it was replaced has to be answered. The registry's CloseOwner(c) ends
+// what is in use.
 func (c *Cluster) Close() {
 	c.closed.Store(true)
 	for _, e := range c.endpoints {
+		e.endDials()
 		e.closeIdle(observe.Drained)
 	}
 }
@@ -114,7 +125,7 @@ func (c *Cluster) Dial(ctx context.Context, permit authz.Permit) (*Conn, error) 
 	if !permit.Valid() {
 		return nil, errNoPermit()
 	}
-	conn, err := c.fresh(ctx)
+	conn, err := c.connection(func(e *endpoint) (*Conn, *l7.Error) { return e.dial(ctx) }, ctx.Err)
 	if err != nil {
 		return nil, err
 	}
@@ -128,19 +139,20 @@ func errNoPermit() *l7.Error {
 	return &l7.Error{Reason: observe.Internal, Status: 500, Side: l7.Upstream, Err: errors.New("no permit stands behind the request")}
 }
 
-// fresh dials endpoints, best first, until one answers. Nothing has been sent to those that did not.
-func (c *Cluster) fresh(ctx context.Context) (*Conn, error) {
+// connection asks endpoints for a connection, best first, until one has it. Nothing has been sent to those that did not. over says
+// that nobody waits any more.
+func (c *Cluster) connection(ask func(*endpoint) (*Conn, *l7.Error), over func() error) (*Conn, error) {
 	var last *l7.Error
 	tried := make([]*endpoint, 0, maxEndpointTries)
 	for range min(len(c.endpoints), maxEndpointTries) {
 		e := c.pick(tried)
-		conn, err := e.dial(ctx)
+		conn, err := ask(e)
 		if err == nil {
 			return conn, nil
 		}
 		last = err
 		tried = append(tried, e)
-		if ctx.Err() != nil {
+		if over() != nil {
 			break
 		}
 	}
@@ -162,10 +174,10 @@ func (c *Cluster) pick(tried []*endpoint) *endpoint {
 		if contains(tried, e) {
 			continue
 		}
-		if fallback == nil || e.active.Load() < fallback.active.Load() {
+		if fallback == nil || e.load() < fallback.load() {
 			fallback = e
 		}
-		if e.health.available(now) && (best == nil || e.active.Load() < best.active.Load()) {
+		if e.health.available(now) && (best == nil || e.load() < best.load()) {
 			best = e
 		}
 	}

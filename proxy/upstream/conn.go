@@ -127,6 +127,7 @@ func (c *Conn) Unwrap() (net.Conn, []byte) { return c.bare(), nil }
 // Finish closes a dialled byte stream and records it, with the bytes that did not pass through Read and Write. It is called once.
 func (c *Conn) Finish(in, out int64) {
 	_ = c.Close()
+	c.leave() // the registry may have ended the connection before it was in use
 	c.in.Add(in)
 	c.out.Add(out)
 	c.endpoint.cluster.options.AccessLog.Flow(c.flow(c.endReason))
@@ -147,7 +148,7 @@ func (c *Conn) Close() error {
 
 // Abort ends the connection so that the peer does not take it for an orderly end.
 func (c *Conn) Abort() error {
-	c.end(observe.IOError, func() { _ = l7.Abort(c.Stream) })
+	c.end(c.reasonOr(observe.IOError), func() { _ = l7.Abort(c.Stream) })
 	return nil
 }
 
@@ -160,7 +161,7 @@ func (c *Conn) abort(reason observe.Reason) {
 func (c *Conn) drain(reason observe.Reason) {
 	c.retired.Store(true)
 	if c.endpoint.remove(c) {
-		c.close(reason)
+		c.abort(reason)
 	}
 }
 
@@ -176,6 +177,7 @@ func (c *Conn) end(reason observe.Reason, how func()) {
 		c.endpoint.remove(c)
 		c.entry.Remove()
 		c.endpoint.open.Add(-1)
+		c.endpoint.refill()
 		c.endpoint.cluster.metrics.closed(reason)
 		if c.byteStream.Load() {
 			c.endReason = reason // recorded by Finish, when the bytes are counted

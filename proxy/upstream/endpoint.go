@@ -20,16 +20,19 @@ type endpoint struct {
 	at         Address
 	serverName string
 	active     atomic.Int64 // requests and byte streams under way
-	open       atomic.Int64 // connections, unused ones included
+	open       atomic.Int64 // connections, unused ones and those being dialled included
+	queued     atomic.Int64 // requests that wait for a connection
 	health     health
 
-	mu     sync.Mutex
-	idle   []*Conn     // guarded by mu: the last used is last
-	reaper *time.Timer // guarded by mu: set while idle is not empty
+	mu      sync.Mutex
+	idle    []*Conn               // guarded by mu: the last used is last
+	reaper  *time.Timer           // guarded by mu: set while idle is not empty
+	waiting []*waiter             // guarded by mu: the longest first; empty while idle is not, but for those that want a fresh one
+	dials   map[*attempt]struct{} // guarded by mu: under way for those who wait
 }
 
 func newEndpoint(c *Cluster, at Address) *endpoint {
-	e := &endpoint{cluster: c, at: at}
+	e := &endpoint{cluster: c, at: at, dials: map[*attempt]struct{}{}}
 	if at.Network == "tcp" {
 		e.serverName, _, _ = net.SplitHostPort(at.Target)
 	}
@@ -66,11 +69,19 @@ func (e *endpoint) pop() *Conn {
 	return conn
 }
 
-// put gives a connection back that may be used again.
+// load is what the balance goes by: requests and byte streams under way, and those that wait.
+func (e *endpoint) load() int64 { return e.active.Load() + e.queued.Load() }
+
+// put gives a connection back that may be used again: to who waits for one, else to the pool.
 func (e *endpoint) put(conn *Conn) {
 	conn.idleSince = time.Now()
 	e.mu.Lock()
-	keep := len(e.idle) < e.cluster.options.MaxIdle && !e.cluster.closed.Load() && !conn.retired.Load()
+	good := !conn.retired.Load() && !conn.ended.Load() // ended by the registry, or about to be
+	if good && e.handOver(conn) {
+		e.mu.Unlock()
+		return
+	}
+	keep := good && len(e.idle) < e.cluster.options.MaxIdle && !e.cluster.closed.Load()
 	if keep {
 		e.idle = append(e.idle, conn)
 		if e.reaper == nil {
@@ -126,28 +137,48 @@ func (e *endpoint) closeIdle(reason observe.Reason) {
 	}
 	e.mu.Unlock()
 	for _, conn := range idle {
-		conn.close(reason)
+		conn.abort(reason) // does not wait for the peer, for which nothing is lost
 	}
 }
 
-// dial opens a connection and counts it as used.
+// dial opens a connection for a byte stream and counts it as used.
 func (e *endpoint) dial(ctx context.Context) (*Conn, *l7.Error) {
 	if e.open.Add(1) > int64(e.cluster.options.MaxConnections) {
 		e.open.Add(-1)
 		return nil, e.failed(observe.TooManyConnections, errors.New("the limit of connections to the endpoint is reached"))
 	}
-	conn, failure := e.connect(ctx)
+	conn, failure := e.connectCounted(ctx)
+	if failure != nil {
+		return nil, failure
+	}
+	conn.use()
+	return conn, nil
+}
+
+// connectCounted opens a connection for which a place in open is taken, and gives the place back when it fails.
+func (e *endpoint) connectCounted(ctx context.Context) (*Conn, *l7.Error) {
+	conn, failure := e.connectSafely(ctx)
 	if failure != nil {
 		e.open.Add(-1)
 		e.cluster.metrics.failed(failure)
-		if ctx.Err() == nil { // a client that left says nothing about the endpoint
+		if !errors.Is(ctx.Err(), context.Canceled) { // a client that left says nothing about the endpoint
 			e.health.failed(time.Now())
 		}
 		return nil, failure
 	}
 	e.health.succeeded()
-	conn.use()
 	return conn, nil
+}
+
+// connectSafely keeps a programmer's error in a dial, which has a goroutine of its own, from ending the process.
+func (e *endpoint) connectSafely(ctx context.Context) (conn *Conn, failure *l7.Error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			e.cluster.options.Metrics.Panics.Inc()
+			conn, failure = nil, e.failed(observe.Internal, fmt.Errorf("panic: %v", cause))
+		}
+	}()
+	return e.connect(ctx)
 }
 
 func (e *endpoint) connect(ctx context.Context) (*Conn, *l7.Error) {

@@ -43,27 +43,26 @@ func (c *Cluster) RoundTrip(ctx context.Context, permit authz.Permit, req *l7.Re
 	if !permit.Valid() {
 		return nil, errNoPermit()
 	}
-	conn := c.pooledConn()
-	if conn != nil {
-		resp, err := c.exchange(ctx, conn, req, onInformational)
-		if err == nil || !mayRetry(ctx, req, err) {
-			return resp, err
-		}
-		c.metrics.retries.Inc()
-	}
-	conn, err := c.fresh(ctx)
+	conn, err := c.acquire(ctx, false)
 	if err != nil {
-		return nil, timeoutOf(ctx, err)
+		return nil, err
+	}
+	used := conn.requests.Load() > 0
+	resp, err := c.exchange(ctx, conn, req, onInformational)
+	if err == nil || !used || !mayRetry(ctx, req, err) {
+		return resp, err
+	}
+	c.metrics.retries.Inc()
+	if conn, err = c.acquire(ctx, true); err != nil {
+		return nil, err
 	}
 	return c.exchange(ctx, conn, req, onInformational)
 }
 
-// pooledConn returns an unused connection of the endpoint with the fewest requests under way; nil if that endpoint has none.
-func (c *Cluster) pooledConn() *Conn {
-	if len(c.endpoints) == 0 {
-		return nil
-	}
-	return c.pick(nil).pooled()
+// acquire returns a connection for one request.
+func (c *Cluster) acquire(ctx context.Context, fresh bool) (*Conn, error) {
+	conn, err := c.connection(func(e *endpoint) (*Conn, *l7.Error) { return e.acquire(ctx, fresh) }, ctx.Err)
+	return conn, timeoutOf(ctx, err)
 }
 
 // mayRetry says whether a request that failed on a pooled connection may be sent on a fresh one.
@@ -89,25 +88,34 @@ func idempotent(method string) bool {
 }
 
 func (c *Cluster) exchange(ctx context.Context, conn *Conn, req *l7.Request, onInformational func(int, *l7.Header)) (*Response, error) {
-	bounded, cancel := context.WithCancelCause(ctx)
-	done := &finish{conn: conn, cancel: cancel}
+	done := &finish{conn: conn}
 	conn.requests.Add(1)
 	if req.Upgrade != "" {
 		conn.retired.Store(true) // whatever the answer is: what comes after it may be another protocol
 	}
-	patience := newPatience(c.options.ResponseTimeout, cancel)
-	body := req.Body
-	req.Body = patience.watch(body)
-	resp, err := conn.http.RoundTrip(bounded, req, onInformational)
-	req.Body = body
-	patience.stop()
+	resp, err := c.roundTrip(ctx, done, req, onInformational)
 	if err != nil {
-		failure := c.explain(bounded, conn, err)
+		failure := c.explain(ctx, conn, err)
 		done.finish(false)
 		return nil, failure
 	}
 	resp.Body = &responseBody{Body: resp.Body, done: done}
 	return &Response{Response: resp, conn: conn, done: done}, nil
+}
+
+// roundTrip bounds the wait for the head of the response, if the cluster does.
+func (c *Cluster) roundTrip(ctx context.Context, done *finish, req *l7.Request, onInformational func(int, *l7.Header)) (*l7.Response, error) {
+	if c.options.ResponseTimeout <= 0 {
+		return done.conn.http.RoundTrip(ctx, req, onInformational)
+	}
+	ctx, done.cancel = context.WithCancelCause(ctx)
+	patience := newPatience(c.options.ResponseTimeout, done.cancel)
+	body := req.Body
+	req.Body = patience.watch(body)
+	resp, err := done.conn.http.RoundTrip(ctx, req, onInformational)
+	req.Body = body
+	patience.stop()
+	return resp, err
 }
 
 // explain gives the failure of an exchange the reason that its cause has.
@@ -150,12 +158,14 @@ var errResponseTimeout = &l7.Error{Reason: observe.UpstreamTimeout, Status: 504,
 type finish struct {
 	once   sync.Once
 	conn   *Conn
-	cancel context.CancelCauseFunc
+	cancel context.CancelCauseFunc // nil when nothing but the caller's context ends the exchange
 }
 
 func (f *finish) finish(reusable bool) {
 	f.once.Do(func() {
-		f.cancel(nil)
+		if f.cancel != nil {
+			f.cancel(nil)
+		}
 		f.conn.release(reusable)
 	})
 }
@@ -195,9 +205,6 @@ func newPatience(timeout time.Duration, cancel context.CancelCauseFunc) *patienc
 }
 
 func (p *patience) watch(body l7.Body) l7.Body {
-	if p.timeout <= 0 {
-		return body
-	}
 	if body == nil {
 		p.start()
 		return nil

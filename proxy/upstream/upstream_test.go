@@ -128,6 +128,9 @@ func cluster(t testing.TB, change func(*Options), at ...Address) bench {
 	c := New(options)
 	t.Cleanup(func() {
 		c.Close()
+		for deadline := time.Now().Add(5 * time.Second); dialing(c) && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond) // connections that nobody waited for any more
+		}
 		if n := r.Count(registry.Dialled); n != 0 {
 			t.Errorf("%d connections are left after the test", n)
 		}
@@ -138,6 +141,15 @@ func cluster(t testing.TB, change func(*Options), at ...Address) bench {
 		}
 	})
 	return bench{c, r}
+}
+
+func dialing(c *Cluster) bool {
+	for _, e := range c.endpoints {
+		if e.open.Load() != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func get(method string) *l7.Request {
@@ -408,7 +420,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\n\r\n")
 		}
 	})
-	c := cluster(t, func(o *Options) { o.MaxConnections = 1 }, s.address())
+	c := cluster(t, func(o *Options) { o.MaxConnections, o.ConnectTimeout = 1, 100*time.Millisecond }, s.address())
 	var first sync.WaitGroup
 	first.Go(func() { _, _ = c.ask(t, get("GET")) })
 	for c.endpoints[0].open.Load() == 0 {

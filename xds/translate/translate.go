@@ -90,7 +90,7 @@ func ToBundle(name string, m *posternpb.Bundle) (Bundle, error) {
 	return b, nil
 }
 
-// FromEntry makes the resource for the node of the entry. Its name is the entry's id. When the entry was made stays with the authority.
+// FromEntry makes the resource for the node of the entry. Its name is the entry's id. Which node that is stays with the authority.
 func FromEntry(e registration.Entry) *posternpb.Entry {
 	m := &posternpb.Entry{
 		Id: e.ID, SpiffeId: e.SPIFFEID, Selectors: e.Selectors, DnsNames: e.DNSNames,
@@ -98,6 +98,9 @@ func FromEntry(e registration.Entry) *posternpb.Entry {
 	}
 	if e.TTL != 0 {
 		m.Ttl = durationpb.New(e.TTL)
+	}
+	if !e.Created.IsZero() {
+		m.Created = timestamppb.New(e.Created)
 	}
 	return m
 }
@@ -116,6 +119,10 @@ func ToEntry(name string, td spiffeid.TrustDomain, m *posternpb.Entry) (registra
 			return registration.Entry{}, fmt.Errorf("ttl: %w", err)
 		}
 		e.TTL = m.GetTtl().AsDuration()
+	}
+	var err error
+	if e.Created, err = timeOf(m.GetCreated()); err != nil {
+		return registration.Entry{}, fmt.Errorf("created: %w", err)
 	}
 	if err := e.Validate(td); err != nil {
 		return registration.Entry{}, err

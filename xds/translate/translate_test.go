@@ -39,6 +39,7 @@ func someEntry() registration.Entry {
 	return registration.Entry{
 		ID: "e1", SPIFFEID: "spiffe://example.org/exe/{unix.path}", Selectors: []string{"unix:uid:1000"}, TTL: 20 * time.Minute,
 		DNSNames: []string{"web.internal"}, Hint: "internal", Owner: "team-a", Purpose: "shop", Revision: 7,
+		Created: time.Date(2026, 3, 4, 5, 6, 7, 89, time.UTC),
 	}
 }
 
@@ -68,10 +69,10 @@ func TestEntryArrivesAsItWasSent(t *testing.T) {
 	}
 }
 
-// Node and the time of creation stay with the authority: a node is not told of other nodes.
+// A node is not told of other nodes.
 func TestEntryDoesNotSayWhoseItIs(t *testing.T) {
 	entry := someEntry()
-	entry.Node, entry.Created = "spiffe://example.org/node/web-1", time.Now()
+	entry.Node = "spiffe://example.org/node/web-1"
 	encoded, err := proto.Marshal(FromEntry(entry))
 	if err != nil {
 		t.Fatal(err)
@@ -91,6 +92,7 @@ func TestWrongEntryIsRejected(t *testing.T) {
 		"endless life":         func(m *posternpb.Entry) { m.Ttl = durationpb.New(100 * 365 * 24 * time.Hour) },
 		"impossible life":      func(m *posternpb.Entry) { m.Ttl = &durationpb.Duration{Seconds: 1 << 62} },
 		"negative life":        func(m *posternpb.Entry) { m.Ttl = durationpb.New(-time.Hour) },
+		"impossible creation":  func(m *posternpb.Entry) { m.Created = &timestamppb.Timestamp{Seconds: 1 << 62} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := FromEntry(someEntry())

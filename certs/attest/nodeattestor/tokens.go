@@ -23,6 +23,9 @@ const (
 // a wrong one.
 var ErrToken = errors.New("join token is unknown, used or expired")
 
+// ErrInvalid is matched by the errors of Create that stand for what was asked, as opposed to a failure here.
+var ErrInvalid = errors.New("invalid request")
+
 // maxIdentities bounds what one token promises.
 const maxIdentities = 64
 
@@ -73,7 +76,7 @@ func NewTokens(s store.Store, events Events, td spiffeid.TrustDomain, now func()
 }
 
 // Create makes a token that may be shown to a server under the root authority of pin. The token is valid, and its event appended,
-// when Create returns; nothing can recover its text afterwards.
+// when Create returns; nothing can recover its text afterwards. A spec that cannot be met matches ErrInvalid.
 func (t *Tokens) Create(ctx context.Context, spec TokenSpec, pin Pin, actor string) (Token, Info, error) {
 	if spec.TTL == 0 {
 		spec.TTL = DefaultTTL
@@ -116,17 +119,17 @@ func (t *Tokens) tellCreated(ctx context.Context, info Info) error {
 
 func (t *Tokens) check(spec TokenSpec, pin Pin) error {
 	if !spec.Node.MemberOf(t.trustDomain) || spec.Node.Path() == "" {
-		return fmt.Errorf("node %q is no member of trust domain %q", spec.Node.String(), t.trustDomain.Name())
+		return fmt.Errorf("%w: node %q is no member of trust domain %q", ErrInvalid, spec.Node.String(), t.trustDomain.Name())
 	}
 	if spec.TTL < 0 || spec.TTL > MaxTTL {
-		return fmt.Errorf("life of %s is not between 0 and %s", spec.TTL, MaxTTL)
+		return fmt.Errorf("%w: life of %s is not between 0 and %s", ErrInvalid, spec.TTL, MaxTTL)
 	}
 	if len(spec.Identities) > maxIdentities {
-		return fmt.Errorf("%d identities, the limit is %d", len(spec.Identities), maxIdentities)
+		return fmt.Errorf("%w: %d identities, the limit is %d", ErrInvalid, len(spec.Identities), maxIdentities)
 	}
 	for _, id := range spec.Identities {
 		if !id.MemberOf(t.trustDomain) || id.Path() == "" {
-			return fmt.Errorf("identity %q is no member of trust domain %q", id.String(), t.trustDomain.Name())
+			return fmt.Errorf("%w: identity %q is no member of trust domain %q", ErrInvalid, id.String(), t.trustDomain.Name())
 		}
 	}
 	if pin == (Pin{}) {

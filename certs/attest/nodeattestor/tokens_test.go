@@ -139,8 +139,8 @@ func TestTokenForSomethingImpossibleIsNotCreated(t *testing.T) {
 		"many identities":  {Node: web, Identities: make([]spiffeid.ID, maxIdentities+1)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, _, err := tokens.Create(t.Context(), spec, pin, "uid:0"); err == nil {
-				t.Error("created")
+			if _, _, err := tokens.Create(t.Context(), spec, pin, "uid:0"); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%v, want ErrInvalid", err)
 			}
 		})
 	}

@@ -37,12 +37,18 @@ type AuthorityCredential struct {
 	identity *NodeIdentity
 	bundle   ca.Bundle
 	renewAt  time.Time
+	failure  string // what was last logged, and when
+	failedAt time.Time
 }
+
+// repeatFailure is how often a failure that stays the same is logged.
+const repeatFailure = time.Minute
 
 // retryOwn is how long a failed issuance waits: nobody can enrol meanwhile, and nothing but this process is asked.
 const retryOwn = time.Second
 
-// NewAuthorityCredential issues the first SVID. A nil logger and clock have defaults.
+// NewAuthorityCredential issues the first SVID. When the identity of the authority is revoked there is none until Run could issue it: the
+// process must come up for the revocation to be lifted. A nil logger and clock have defaults.
 func NewAuthorityCredential(ctx context.Context, authority OwnAuthority, logger *slog.Logger, now func() time.Time) (*AuthorityCredential, error) {
 	if authority == nil {
 		return nil, errors.New("make the credential of the authority: there is no authority")
@@ -54,21 +60,29 @@ func NewAuthorityCredential(ctx context.Context, authority OwnAuthority, logger 
 		now = time.Now
 	}
 	c := &AuthorityCredential{authority: authority, logger: logger, now: now}
-	if err := c.refresh(ctx); err != nil {
+	err := c.refresh(ctx)
+	if errors.Is(err, ca.ErrRevoked) {
+		c.complain(err)
+		return c, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// Get returns the SVID with its key and the bundle of the same moment. It is never nil.
+// Get returns the SVID with its key and the bundle of the same moment, or nil while the first one could not be issued.
 func (c *AuthorityCredential) Get() *source.X509 { return c.holder.Get() }
 
 // Changed returns a channel that is closed at the next change.
 func (c *AuthorityCredential) Changed() <-chan struct{} { return c.holder.Changed() }
 
-// Pin is the root under which the authority serves now, for a new join token.
+// Pin is the root under which the authority serves now, for a new join token. It fails while there is no SVID.
 func (c *AuthorityCredential) Pin() (nodeattestor.Pin, error) {
 	x := c.Get()
+	if x == nil {
+		return nodeattestor.Pin{}, errNoSVID
+	}
 	full, err := withRoot(x, &x.Certificate)
 	if err != nil {
 		return nodeattestor.Pin{}, err
@@ -88,9 +102,9 @@ func (c *AuthorityCredential) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an error then is that of the end that was asked for
 		}
-		wait := c.renewAt.Sub(c.now())
+		wait := min(c.renewAt.Sub(c.now()), lookEvery)
 		if err != nil {
-			c.logger.Error("could not renew the SVID of the authority", slog.String(observe.KeyError, err.Error()))
+			c.complain(err)
 			wait = retryOwn
 		}
 		timer := time.NewTimer(wait)
@@ -102,6 +116,15 @@ func (c *AuthorityCredential) Run(ctx context.Context) error {
 			return nil
 		}
 		timer.Stop()
+	}
+}
+
+// complain logs a failure, and one that stays the same once in a while only.
+func (c *AuthorityCredential) complain(err error) {
+	if now := c.now(); err.Error() != c.failure || now.Sub(c.failedAt) >= repeatFailure {
+		c.failure, c.failedAt = err.Error(), now
+		c.logger.Error("could not issue the SVID of the authority, which no node can connect without, trying again",
+			slog.String(observe.KeyError, err.Error()))
 	}
 }
 
@@ -137,6 +160,7 @@ func (c *AuthorityCredential) issue(ctx context.Context, bundle ca.Bundle) error
 	}
 	c.identity = &NodeIdentity{ID: id, Key: key, Chain: issued.Chain}
 	c.renewAt = halfLife(issued.Chain[0], c.now())
+	c.failure = ""
 	return nil
 }
 

@@ -3,6 +3,7 @@ package enroll
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/postern-proxy/postern/certs/revocation"
 	"github.com/postern-proxy/postern/certs/source"
@@ -32,8 +35,8 @@ type NodeCredentialOptions struct {
 	Clock func() time.Time
 }
 
-// NodeCredential is this node's own SVID: what it shows to its authority, and what it recognises it by. Run renews it, and every change is on
-// disk before it is used. All methods may be called concurrently.
+// NodeCredential is this node's own SVID: what it shows to its authority, and what it recognises it by. Run renews it; a new SVID is on disk
+// before it is used, and a new bundle is used at once and saved as soon as that succeeds. All methods may be called concurrently.
 type NodeCredential struct {
 	options NodeCredentialOptions
 	logger  *slog.Logger
@@ -42,8 +45,17 @@ type NodeCredential struct {
 
 	mu       sync.Mutex
 	identity *NodeIdentity
-	renewAt  time.Time
+	renewAt  time.Time // by the wall clock, which goes on while the machine sleeps
+	unsaved  bool      // the bundle in use is not on disk yet
+
+	// Owned by the one goroutine that calls Run: the key of a renewal that has not succeeded yet, and its request. The next attempt uses it
+	// again, so that attempts that fail leave the authority one key and not many.
+	pendingKey crypto.Signer
+	pendingCSR []byte
 }
+
+// lookEvery bounds every wait for a moment of the wall clock: timers stand still while the machine sleeps.
+const lookEvery = time.Minute
 
 // NewNodeCredential returns the credential for an identity that Attest made or State.Load read.
 func NewNodeCredential(identity *NodeIdentity, o NodeCredentialOptions) (*NodeCredential, error) {
@@ -105,7 +117,8 @@ func (c *NodeCredential) clientTLS() *tls.Config {
 }
 
 // SetBundle replaces the authorities of the trust domain. active is the subject key id of the one that issues now; when another one issued this
-// node's SVID, that is renewed soon, at a random moment so that not all nodes come at once. Nil says nothing.
+// node's SVID, that is renewed soon, at a random moment so that not all nodes come at once. Nil says nothing. The new authorities are used even
+// if they cannot be saved; Run tries that again then.
 func (c *NodeCredential) SetBundle(authorities []*x509.Certificate, active []byte) error {
 	if len(authorities) == 0 {
 		return errors.New("replace the bundle of this node: it would be empty")
@@ -114,7 +127,7 @@ func (c *NodeCredential) SetBundle(authorities []*x509.Certificate, active []byt
 	defer c.mu.Unlock()
 	leaf := c.identity.Chain[0]
 	if len(active) > 0 && !bytes.Equal(leaf.AuthorityKeyId, active) {
-		soon := c.options.Clock().Add(rand.N(min(30*time.Second, leaf.NotAfter.Sub(leaf.NotBefore)/20) + 1)) //nolint:gosec // spreads load
+		soon := c.options.Clock().Round(0).Add(rand.N(min(30*time.Second, leaf.NotAfter.Sub(leaf.NotBefore)/20) + 1)) //nolint:gosec // spreads load
 		if soon.Before(c.renewAt) {
 			c.renewAt = soon
 			c.poke()
@@ -123,17 +136,22 @@ func (c *NodeCredential) SetBundle(authorities []*x509.Certificate, active []byt
 	if slices.EqualFunc(authorities, c.identity.Authorities, (*x509.Certificate).Equal) {
 		return nil
 	}
-	return c.replace(c.identity.with(nil, nil, authorities))
+	c.identity, c.unsaved = c.identity.with(nil, nil, authorities), true
+	c.publish(c.identity)
+	c.save()
+	return nil
 }
 
-// replace saves an identity and then uses it. The lock is held.
-func (c *NodeCredential) replace(next *NodeIdentity) error {
-	if err := c.options.State.Save(next); err != nil {
-		return err
+// save writes what is in use to disk unless it is there. The lock is held.
+func (c *NodeCredential) save() {
+	if !c.unsaved {
+		return
 	}
-	c.identity = next
-	c.publish(next)
-	return nil
+	if err := c.options.State.Save(c.identity); err != nil {
+		c.logger.Error("could not save the bundle of this node, which is in use, trying again", slog.String(observe.KeyError, err.Error()))
+		return
+	}
+	c.unsaved = false
 }
 
 func (c *NodeCredential) publish(identity *NodeIdentity) {
@@ -185,16 +203,19 @@ func (c *NodeCredential) Run(ctx context.Context, conn grpc.ClientConnInterface)
 // wait blocks until the next renewal is due, or until a failed one is to be tried again.
 func (c *NodeCredential) wait(ctx context.Context, retry time.Duration) bool {
 	for {
-		c.mu.Lock()
-		due := c.renewAt.Sub(c.options.Clock())
-		c.mu.Unlock()
+		due := c.untilRenewal()
 		if retry > 0 {
 			due = retry/2 + rand.N(retry/2+1) //nolint:gosec // spreads load
 		}
-		timer := time.NewTimer(due)
+		timer := time.NewTimer(min(due, lookEvery))
 		select {
 		case <-timer.C:
-			return true
+			c.mu.Lock()
+			c.save()
+			c.mu.Unlock()
+			if due <= lookEvery {
+				return true
+			}
 		case <-c.wake:
 			timer.Stop()
 		case <-ctx.Done():
@@ -202,6 +223,12 @@ func (c *NodeCredential) wait(ctx context.Context, retry time.Duration) bool {
 			return false
 		}
 	}
+}
+
+func (c *NodeCredential) untilRenewal() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.renewAt.Sub(c.options.Clock())
 }
 
 func (c *NodeCredential) poke() {
@@ -218,35 +245,46 @@ func (c *NodeCredential) nextRetry(last time.Duration) time.Duration {
 	return min(most, max(time.Second, 2*last))
 }
 
-// renew makes a new key, has it signed, and replaces the identity. The lock is not held while the authority answers.
+// renew makes a new key, or takes that of the attempt before, has it signed, and replaces the identity. The lock is not held while the authority answers.
 func (c *NodeCredential) renew(ctx context.Context, client *Client) error {
-	key, csr, err := newKey()
-	if err != nil {
-		return err
+	if c.pendingKey == nil {
+		key, csr, err := newKey()
+		if err != nil {
+			return err
+		}
+		c.pendingKey, c.pendingCSR = key, csr
 	}
-	chain, err := client.RenewNode(ctx, csr)
+	chain, err := client.RenewNode(ctx, c.pendingCSR)
 	if err != nil {
+		if status.Code(err) == codes.PermissionDenied {
+			c.pendingKey, c.pendingCSR = nil, nil // nothing was signed, and it may be the key that is refused
+		}
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next := c.identity.with(key, chain, nil)
+	next := c.identity.with(c.pendingKey, chain, nil)
 	if err := next.check(); err != nil {
 		return fmt.Errorf("the renewed SVID: %w", err)
 	}
 	if err := verifyOwn(chain, next.Authorities, c.identity.ID, c.options.Clock()); err != nil {
 		return err
 	}
-	if err := c.replace(next); err != nil {
+	if err := c.options.State.Save(next); err != nil {
 		return err
 	}
+	c.identity, c.unsaved = next, false
+	c.publish(next)
+	c.pendingKey, c.pendingCSR = nil, nil
 	c.renewAt = halfLife(chain[0], c.options.Clock())
 	return nil
 }
 
 // halfLife is when to renew: half of the life that is left, give or take a tenth, so that what was issued together is not renewed together. What
-// is left counts from now and not from NotBefore, which lies before the moment of issuance.
+// is left counts from now and not from NotBefore, which lies before the moment of issuance. The result has no monotonic reading: that clock
+// stands still while the machine sleeps.
 func halfLife(leaf *x509.Certificate, now time.Time) time.Time {
+	now = now.Round(0)
 	left := max(0, leaf.NotAfter.Sub(now))
 	return now.Add(left*2/5 + rand.N(left/5+1)) //nolint:gosec // spreads load
 }

@@ -56,27 +56,6 @@ func (n *Nodes) Get(ctx context.Context, id spiffeid.ID) (Record, error) {
 	return record, err
 }
 
-// List returns the records of all nodes, by name.
-func (n *Nodes) List(ctx context.Context) ([]Record, error) {
-	var records []Record
-	for after, more := "", true; more; {
-		page, err := n.store.List(ctx, recordPrefix, after, 0)
-		if err != nil {
-			return nil, fmt.Errorf("list nodes: %w", err)
-		}
-		for _, item := range page.Items {
-			after = item.Key
-			record, err := decodeRecord(item)
-			if err != nil {
-				return nil, err
-			}
-			records = append(records, record)
-		}
-		more = page.More && len(page.Items) > 0
-	}
-	return records, nil
-}
-
 // Delete forgets a node: it can renew nothing and have nothing signed until it attests anew. The caller ends its connections.
 func (n *Nodes) Delete(ctx context.Context, id spiffeid.ID) error {
 	_, item, err := n.get(ctx, id)
@@ -121,6 +100,18 @@ func (n *Nodes) attested(ctx context.Context, id spiffeid.ID, attestor string, l
 	return n.put(ctx, record, item.Modified)
 }
 
+// addKey adds the key of a new SVID, or moves it up when it is there already. Of too many keys the oldest goes, but never the caller's:
+// a node that cannot keep what it is given must not lose the one that it has.
+func (r *Record) addKey(key NodeKey, caller string, now time.Time) {
+	r.Keys = slices.DeleteFunc(r.Keys, func(k NodeKey) bool { return k.Hash == key.Hash || now.After(k.NotAfter) })
+	for len(r.Keys) >= maxNodeKeys {
+		oldest := slices.IndexFunc(r.Keys, func(k NodeKey) bool { return k.Hash != caller })
+		oldest = max(oldest, 0) // none: the record has the caller's key several times
+		r.Keys = slices.Delete(r.Keys, oldest, oldest+1)
+	}
+	r.Keys = append(r.Keys, key)
+}
+
 // renewed adds the key of a renewed SVID, and drops those whose SVIDs have ended. It fails when the record went away meanwhile.
 func (n *Nodes) renewed(ctx context.Context, node Node, leaf *x509.Certificate, now time.Time) error {
 	record, item, err := n.get(ctx, node.ID)
@@ -130,11 +121,7 @@ func (n *Nodes) renewed(ctx context.Context, node Node, leaf *x509.Certificate, 
 	if err := record.allows(node); err != nil {
 		return err
 	}
-	record.Keys = slices.DeleteFunc(record.Keys, func(k NodeKey) bool { return now.After(k.NotAfter) })
-	record.Keys = append(record.Keys, NodeKey{revocation.KeyString(leaf), leaf.NotAfter})
-	if excess := len(record.Keys) - maxNodeKeys; excess > 0 {
-		record.Keys = record.Keys[excess:]
-	}
+	record.addKey(NodeKey{revocation.KeyString(leaf), leaf.NotAfter}, revocation.KeyString(node.Chain[0]), now)
 	record.RenewedAt, record.NotAfter = now.UTC(), leaf.NotAfter
 	return n.put(ctx, record, item.Modified)
 }

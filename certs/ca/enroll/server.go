@@ -55,6 +55,9 @@ type ServerOptions struct {
 	Events      Events
 	// Register gives the postern process on a node the identities that its token promised. Those that it has already are no error.
 	Register func(ctx context.Context, node spiffeid.ID, identities []spiffeid.ID, actor string) error
+	// Replaced is called when a node has attested, at once after the keys of its earlier attestation stopped counting and before it is
+	// answered: what it has open was opened with one of those, and should be closed. Nil does nothing.
+	Replaced func(node spiffeid.ID)
 	Logger   *slog.Logger
 	// Registerer takes the metrics; nil means that they are kept nowhere.
 	Registerer prometheus.Registerer
@@ -66,7 +69,7 @@ type ServerOptions struct {
 // Limits bound what callers can make the server do. A zero field takes its default.
 type Limits struct {
 	Batch         int // requests in one IssueX509; 64
-	PerNode       int // signatures per second for one node; 500
+	PerNode       int // signatures per second for one node; 50, since each is recorded for as long as it lives
 	PerNodeBurst  int // and at once; 5,000
 	Attestations  int // AttestNode calls served at once; 32
 	IssuesAtOnce  int // signatures made at once for one call; 16
@@ -78,7 +81,7 @@ func (l Limits) withDefaults() Limits {
 		value     *int
 		otherwise int
 	}{
-		{&l.Batch, 64}, {&l.PerNode, 500}, {&l.PerNodeBurst, 5000}, {&l.Attestations, 32}, {&l.IssuesAtOnce, 16},
+		{&l.Batch, 64}, {&l.PerNode, 50}, {&l.PerNodeBurst, 5000}, {&l.Attestations, 32}, {&l.IssuesAtOnce, 16},
 		{&l.EvidenceBytes, 64 << 10},
 	} {
 		if *field.value <= 0 {
@@ -108,6 +111,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Replaced == nil {
+		o.Replaced = func(spiffeid.ID) {}
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -226,6 +232,7 @@ func (s *Server) admit(ctx context.Context, info nodeattestor.Info, key crypto.P
 	if err := s.options.Nodes.attested(ctx, info.Node, "join_token", issued.Chain[0], s.options.Clock()); err != nil {
 		return nil, s.failed("record the node", err)
 	}
+	s.options.Replaced(info.Node)
 	if err := s.tell(ctx, audit.NodeAttested, info.Node, map[string]string{
 		"attestor": "join_token", "token": info.ID, "serial": issued.Serial, "key": revocation.KeyString(issued.Chain[0]), "remote": remote(ctx),
 	}); err != nil {
@@ -270,6 +277,13 @@ func (s *Server) renew(ctx context.Context, req *posternpb.RenewNodeRequest) (*p
 		return nil, err
 	}
 	return &posternpb.RenewNodeResponse{Svid: toSVID(issued)}, nil
+}
+
+// Authenticate returns the identity of the calling node if the authority still knows it and the key of its connection, in the form that
+// xds/adsserver asks for. The node in this process needs no record. Its errors are gRPC statuses.
+func (s *Server) Authenticate(ctx context.Context) (spiffeid.ID, error) {
+	node, err := s.caller(ctx)
+	return node.ID, err
 }
 
 // caller returns who calls, from the connection, if the authority still knows it.

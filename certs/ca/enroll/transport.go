@@ -36,7 +36,6 @@ type NodeTransport struct {
 
 	mu        sync.Mutex
 	bySubject map[revocation.Subject]map[*nodeConn]struct{}
-	count     int
 }
 
 // NewNodeTransport returns credentials without connections.
@@ -72,9 +71,11 @@ func (t *NodeTransport) config() *tls.Config {
 	}
 }
 
+var errNoSVID = errors.New("the authority has no SVID of its own")
+
 func serverCertificate(x *source.X509) (*tls.Certificate, error) {
 	if x == nil {
-		return nil, errors.New("the authority has no SVID of its own yet")
+		return nil, errNoSVID
 	}
 	return &x.Certificate, nil
 }
@@ -151,13 +152,6 @@ func (t *NodeTransport) CloseNode(id spiffeid.ID) int {
 	return t.close([]revocation.Subject{{Kind: revocation.SPIFFEID, Value: id.String()}})
 }
 
-// Connections is how many are open.
-func (t *NodeTransport) Connections() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.count
-}
-
 func (t *NodeTransport) close(wanted []revocation.Subject) int {
 	t.mu.Lock()
 	found := map[*nodeConn]struct{}{}
@@ -177,7 +171,6 @@ func (t *NodeTransport) close(wanted []revocation.Subject) int {
 func (t *NodeTransport) register(conn *nodeConn, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.count++
 	for _, subject := range conn.subjects {
 		if t.bySubject[subject] == nil {
 			t.bySubject[subject] = map[*nodeConn]struct{}{}
@@ -191,7 +184,6 @@ func (t *NodeTransport) forget(conn *nodeConn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	conn.expiry.Stop()
-	t.count--
 	for _, subject := range conn.subjects {
 		delete(t.bySubject[subject], conn)
 		if len(t.bySubject[subject]) == 0 {

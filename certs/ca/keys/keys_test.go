@@ -49,6 +49,20 @@ func sealers(t *testing.T) map[string]Sealer {
 	}
 }
 
+// add makes a key and stores it in a transaction of its own.
+func add(ctx context.Context, m *Manager, id string, t Type) (crypto.Signer, error) {
+	signer, err := Generate(t)
+	if err != nil {
+		return nil, err
+	}
+	op, err := m.Seal(id, t, signer)
+	if err != nil {
+		return nil, err
+	}
+	_, err = m.store.Commit(ctx, store.Txn{Then: []store.Op{op}})
+	return signer, err
+}
+
 func TestKeysComeBackAfterReopening(t *testing.T) {
 	t.Parallel()
 	for kind, sealer := range sealers(t) {
@@ -59,9 +73,9 @@ func TestKeysComeBackAfterReopening(t *testing.T) {
 		}
 		for _, keyType := range []Type{"", ECP256, ECP384, Ed25519, RSA2048} {
 			id := "key-" + string(keyType)
-			made, err := m.New(t.Context(), id, keyType)
+			made, err := add(t.Context(), m, id, keyType)
 			if err != nil {
-				t.Fatalf("%s: New: %v", keyType, err)
+				t.Fatalf("%s: add: %v", keyType, err)
 			}
 			loaded, err := open(t, s, sealer).Load(t.Context(), id)
 			if err != nil {
@@ -78,7 +92,7 @@ func TestStoreNeverHoldsAKeyInTheClear(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	m := open(t, s, cheap("correct horse"))
-	signer, err := m.New(t.Context(), "k", ECP256)
+	signer, err := add(t.Context(), m, "k", ECP256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,21 +111,10 @@ func TestStoreNeverHoldsAKeyInTheClear(t *testing.T) {
 	}
 }
 
-func TestNewDoesNotOverwriteAKey(t *testing.T) {
-	t.Parallel()
-	m := open(t, openStore(t), cheap("correct horse"))
-	if _, err := m.New(t.Context(), "k", ECP256); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.New(t.Context(), "k", ECP256); !errors.Is(err, store.ErrConflict) {
-		t.Errorf("second New: %v, want a conflict", err)
-	}
-}
-
 func TestDeletedKeyIsGone(t *testing.T) {
 	t.Parallel()
 	m := open(t, openStore(t), cheap("correct horse"))
-	if _, err := m.New(t.Context(), "k", ECP256); err != nil {
+	if _, err := add(t.Context(), m, "k", ECP256); err != nil {
 		t.Fatal(err)
 	}
 	if empty, err := m.Empty(t.Context()); err != nil || empty {
@@ -132,7 +135,7 @@ func TestSealedKeyCannotPassForAnother(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	m := open(t, s, cheap("correct horse"))
-	if _, err := m.New(t.Context(), "root", ECP256); err != nil {
+	if _, err := add(t.Context(), m, "root", ECP256); err != nil {
 		t.Fatal(err)
 	}
 	item, err := s.Get(t.Context(), keyPrefix+"root")
@@ -202,7 +205,7 @@ func TestSealingFileOfALostStoreIsAnError(t *testing.T) {
 func TestKeysWithoutTheRecordOfTheirSealingAreAnError(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
-	if _, err := open(t, s, cheap("correct horse")).New(t.Context(), "k", ECP256); err != nil {
+	if _, err := add(t.Context(), open(t, s, cheap("correct horse")), "k", ECP256); err != nil {
 		t.Fatal(err)
 	}
 	commit(t, s, sealingKey, nil)
@@ -271,7 +274,7 @@ func TestCreationSurvivesACrashOnEitherSideOfTheCommit(t *testing.T) {
 		if _, err := Open(t.Context(), crashing{Store: s, before: before}, LocalFile(path)); err == nil {
 			t.Fatal("the crash did not happen")
 		}
-		if _, err := open(t, s, LocalFile(path)).New(t.Context(), "k", ECP256); err != nil {
+		if _, err := add(t.Context(), open(t, s, LocalFile(path)), "k", ECP256); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := open(t, s, LocalFile(path)).Load(t.Context(), "k"); err != nil {

@@ -132,22 +132,6 @@ func newManager(s store.Store, kind string, raw []byte) (*Manager, error) {
 // Kind returns the kind of the sealer, such as KindLocalFile.
 func (m *Manager) Kind() string { return m.kind }
 
-// New makes a key under an id that must be free, and returns it once it is durable.
-func (m *Manager) New(ctx context.Context, id string, t Type) (crypto.Signer, error) {
-	signer, err := Generate(t)
-	if err != nil {
-		return nil, err
-	}
-	op, err := m.Seal(id, t, signer)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := m.store.Commit(ctx, store.Txn{If: []store.Condition{{Key: op.Key}}, Then: []store.Op{op}}); err != nil {
-		return nil, fmt.Errorf("store key %q: %w", id, err)
-	}
-	return signer, nil
-}
-
 // Seal returns the operation that stores a key under an id, for a transaction of the caller's. Until that is committed, nothing keeps
 // the key.
 func (m *Manager) Seal(id string, t Type, signer crypto.Signer) (store.Op, error) {

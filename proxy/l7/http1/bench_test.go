@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/postern-proxy/postern/proxy/l7"
@@ -71,6 +72,7 @@ func BenchmarkExchange(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { _ = conn.Close() })
 	client := NewClient(ClientOptions{}).NewConn(conn.(*net.TCPConn))
 	server := NewServer(ServerOptions{Handler: l7.HandlerFunc(func(ctx context.Context, ex l7.Exchange) {
 		resp, err := client.RoundTrip(ctx, ex.Request(), nil)
@@ -104,18 +106,22 @@ func listen(b *testing.B, serve func(net.Conn)) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = listener.Close() })
-	go func() {
+	var running sync.WaitGroup
+	running.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			running.Go(func() {
 				serve(conn)
 				_ = conn.Close()
-			}()
+			})
 		}
-	}()
+	})
+	b.Cleanup(func() {
+		_ = listener.Close()
+		running.Wait()
+	})
 	return listener.Addr().String()
 }

@@ -80,7 +80,7 @@ func (x *clientExchange) send() error {
 		return nil
 	}
 	if _, whole := l7.ReadyOf(r.Body); whole {
-		x.sendErr = x.sendBody(head)
+		x.sendErr = x.sendBody(head, r.Body, r.ContentLength)
 		if _, ok := errors.AsType[*bodyError](x.sendErr); ok || isTimeout(x.sendErr) {
 			return x.sendErr
 		}
@@ -90,9 +90,11 @@ func (x *clientExchange) send() error {
 	return nil
 }
 
-// startSender streams the body, after head if there is one.
+// startSender streams the body, after head if there is one. The goroutine takes nothing from the request, which is the caller's
+// again as soon as RoundTrip has returned.
 func (x *clientExchange) startSender(head []byte) {
 	x.held = false
+	body, length := x.request.Body, x.request.ContentLength
 	done := make(chan struct{})
 	x.sender = done
 	go func() {
@@ -103,7 +105,7 @@ func (x *clientExchange) startSender(head []byte) {
 				_ = l7.Abort(x.conn.stream)
 			}
 		}()
-		x.sendErr = x.sendBody(head)
+		x.sendErr = x.sendBody(head, body, length)
 		// Without the rest of its request, or when it does not take it, the upstream may wait for ever.
 		if _, failed := errors.AsType[*bodyError](x.sendErr); failed || isTimeout(x.sendErr) {
 			_ = l7.Abort(x.conn.stream)
@@ -111,13 +113,13 @@ func (x *clientExchange) startSender(head []byte) {
 	}()
 }
 
-func (x *clientExchange) sendBody(head []byte) error {
-	r := x.request
+func (x *clientExchange) sendBody(head []byte, body l7.Body, length int64) error {
+	x.conn.writer.attempted = true // what is read of the body is gone, written or not
 	kind := lengthBody
-	if r.ContentLength < 0 {
+	if length < 0 {
 		kind = chunkedBody
 	}
-	return sendMessage(&x.conn.writer, head, r.Body, kind, r.ContentLength)
+	return sendMessage(&x.conn.writer, head, body, kind, length)
 }
 
 // receive reads heads until the final one.
@@ -212,9 +214,9 @@ func (x *clientExchange) accept(kind bodyKind, onInformational func(int, *l7.Hea
 // fail ends the exchange and says whose fault it was.
 func (x *clientExchange) fail(ctx context.Context, err error) *l7.Error {
 	c := x.conn
-	sent, responded := c.writer.attempted, x.response.Status != 0 || len(c.reader.buffered()) > 0
 	c.spent = true
-	sendErr := x.end()
+	sendErr := x.end() // the sender has ended: only now is it known what was attempted
+	sent, responded := c.writer.attempted, x.response.Status != 0 || len(c.reader.buffered()) > 0
 	bodyErr, ofBody := errors.AsType[*bodyError](err)
 	if !ofBody {
 		bodyErr, ofBody = errors.AsType[*bodyError](sendErr)

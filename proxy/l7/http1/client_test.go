@@ -155,6 +155,7 @@ func TestResponseThatIsNoneIsAProtocolError(t *testing.T) {
 		{"bare LF", "HTTP/1.1 200 OK\nContent-Length: 0\n\n"},
 		{"no HTTP", "SSH-2.0-OpenSSH_9.9\r\n\r\n"},
 		{"101 without being asked", head("HTTP/1.1 101 Switching Protocols", "Connection: upgrade", "Upgrade: websocket")},
+		{"bare 101", head("HTTP/1.1 101 Switching Protocols")},
 		{"1xx for ever", strings.Repeat(head("HTTP/1.1 103 Early Hints"), 100)},
 		{"endless head", "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", 20000)},
 		{"HTTP/2", "\x00\x00\x12\x04\x00\x00\x00\x00\x00\n\n"},
@@ -341,11 +342,36 @@ func TestContextEndsTheWait(t *testing.T) {
 	c := scripted(t, ClientOptions{}, func(_ *net.TCPConn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
+	began := time.Now()
 	_, err := c.RoundTrip(ctx, get("/"), nil)
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("waited %v", took)
+	}
 	e, ok := errors.AsType[*l7.Error](err)
 	if !ok || e.Reason != observe.UpstreamTimeout || e.Status != 504 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
+	if c.Reusable() {
+		t.Error("reusable")
+	}
+}
+
+func TestContextEndsAResponseThatStreams(t *testing.T) {
+	c := scripted(t, ClientOptions{}, func(conn *net.TCPConn, r *bufio.Reader) {
+		readRequest(t, r)
+		_, _ = io.WriteString(conn, head("HTTP/1.1 200 OK", "Content-Length: 100")+"begin")
+		_, _ = r.ReadByte()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	resp, err := c.RoundTrip(ctx, get("/"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("half a response is taken for a whole one")
+	}
+	_ = resp.Body.Close()
 	if c.Reusable() {
 		t.Error("reusable")
 	}

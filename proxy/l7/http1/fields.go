@@ -126,9 +126,22 @@ func (f *framing) checkChunked(protocol l7.Protocol) *l7.Error {
 	}
 }
 
-// isOtherCoding reports a single coding that is simply not known here; anything else is an attempt at two readings.
+// isOtherCoding reports a coding, or codings with chunked last, that are simply not known here and deserve 501 (RFC 9112,
+// Section 6.1); anything else is an attempt at two readings.
 func isOtherCoding(value string) bool {
-	return l7.IsToken(value) && !strings.Contains(strings.ToLower(value), "chunked")
+	if last := strings.LastIndexByte(value, ','); last >= 0 {
+		if !strings.EqualFold(strings.Trim(value[last+1:], " \t"), "chunked") {
+			return false
+		}
+		value = value[:last]
+	}
+	for coding := range strings.SplitSeq(value, ",") {
+		coding = strings.Trim(coding, " \t")
+		if !l7.IsToken(coding) || strings.Contains(strings.ToLower(coding), "chunked") {
+			return false
+		}
+	}
+	return true
 }
 
 // parseLength accepts digits only: no sign, no list, no white space. 18 digits are enough for any content and cannot overflow.

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"context"
 	"time"
 
 	"github.com/postern-proxy/postern/proxy/l7"
@@ -56,9 +57,10 @@ type ServerOptions struct {
 	Scheme string
 	// MaxRequests ends a connection after that many; 0 is no limit.
 	MaxRequests int
-	// Refused is told of every request that the engine refused by itself. It returns the request id for the answer, or "".
-	// It may be nil and is called from the connection's goroutine.
-	Refused func(err *l7.Error) (requestID string)
+	// Refused is told of every request that the engine refused by itself, with the context of Serve, and makes the answer, after
+	// which the connection ends. When it is nil or returns nil, the answer is the bare status. It is called from the connection's
+	// goroutine.
+	Refused func(ctx context.Context, err *l7.Error) *l7.Response
 }
 
 // ClientOptions is what the connections of an upstream share. It is not changed after the first connection.

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"context"
 	"time"
 
 	"github.com/postern-proxy/postern/internal/observe"
@@ -9,29 +10,21 @@ import (
 
 // refuse answers a request that the engine does not accept and ends the connection. A client that is gone, or sent nothing that
 // can be answered, gets nothing.
-func (x *serverExchange) refuse(err *l7.Error) observe.Reason {
+func (x *serverExchange) refuse(ctx context.Context, err *l7.Error) observe.Reason {
 	c := x.conn
-	id := ""
+	var resp *l7.Response
 	if c.server.options.Refused != nil {
-		id = c.server.options.Refused(err)
+		resp = c.server.options.Refused(ctx, err)
 	}
 	if err.Reason == observe.IOError {
 		return err.Reason
 	}
-	var resp l7.Response
-	resp.Status = err.Status
-	resp.Header.Add("content-type", "text/plain; charset=utf-8")
-	text := err.Reason.String()
-	if id != "" {
-		resp.Header.Add("x-request-id", id)
-		text += " " + id
+	if resp == nil {
+		resp = &l7.Response{Status: err.Status}
 	}
-	body := l7.NewStringBody(text + "\n")
-	resp.ContentLength = int64(len(text) + 1)
-	resp.Body = body
 	x.last = true
 	x.status = unanswered
-	if x.WriteResponse(&resp) == nil {
+	if x.WriteResponse(resp) == nil {
 		c.linger()
 	}
 	return err.Reason

@@ -114,7 +114,8 @@ func (c *ServerConn) await() (observe.Reason, bool) {
 		return observe.Drained, false
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return observe.IdleTimeout, false
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		// Many clients end an unused connection without close_notify; nothing was under way that this could cut short.
 		return observe.PeerClosed, false
 	default:
 		return observe.IOError, false
@@ -146,8 +147,8 @@ func (c *ServerConn) exchange(ctx context.Context) (observe.Reason, bool) {
 	defer x.giveBack()
 	c.requests++
 	if err := x.readHead(); err != nil {
-		return x.refuse(err), false
+		return x.refuse(ctx, err), false
 	}
 	c.server.options.Handler.ServeExchange(ctx, x)
-	return x.finish()
+	return x.finish(ctx)
 }

@@ -1,9 +1,11 @@
 package http1
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-proxy/postern/internal/observe"
@@ -37,6 +39,8 @@ type requestBody struct {
 	body
 	exchange *serverExchange
 	expected bool
+	// unread is what is left of a body with a length, at most 0 of others. Who streams the body may read while the response is written.
+	unread atomic.Int64
 }
 
 // Start implements l7.Starter.
@@ -61,7 +65,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return b.body.Read(p)
+	n, err := b.body.Read(p)
+	b.unread.Add(-int64(n))
+	return n, err
 }
 
 // Ready implements l7.Ready: what was not asked for is not there.
@@ -84,6 +90,10 @@ func (s *Server) borrowExchange(c *ServerConn) *serverExchange {
 		x.body.exchange = x
 	}
 	x.conn, x.status, x.last, x.failure = c, unanswered, false, ""
+	// A head that is refused before it is parsed is not answered like the request before it.
+	x.request.Reset()
+	x.body.expected = false
+	x.body.unread.Store(0)
 	return x
 }
 
@@ -126,6 +136,7 @@ func (x *serverExchange) beginBody() {
 	}
 	x.body.begin(&c.reader, kind, r.ContentLength, l7.Downstream, &c.server.limits, c.server.timeouts.Body)
 	x.body.expected = r.ExpectContinue && len(c.reader.buffered()) == 0
+	x.body.unread.Store(max(r.ContentLength, 0))
 	if kind != noBody {
 		r.Body = &x.body
 	}
@@ -156,8 +167,14 @@ func (x *serverExchange) WriteResponse(resp *l7.Response) error {
 		return &l7.Error{Reason: observe.Internal, Status: 500, Err: errAnswered}
 	}
 	x.status = answered
-	if x.body.expected || x.conn.draining.Load() {
+	switch {
+	case x.body.expected:
 		// A client that was not asked for its body may send it or not; only the end of the connection settles that.
+		x.last = true
+	case x.body.unread.Load() > int64(x.conn.server.limits.MaxDrain):
+		// finish would not read so much; the client is told before it sends another request.
+		x.last = true
+	case x.request.Close, x.conn.draining.Load():
 		x.last = true
 	}
 	kind := x.framing(resp)
@@ -258,12 +275,12 @@ func (x *serverExchange) writeFailed(err error) error {
 }
 
 // finish brings the connection to the beginning of the next request, or says why it ends.
-func (x *serverExchange) finish() (observe.Reason, bool) {
+func (x *serverExchange) finish(ctx context.Context) (observe.Reason, bool) {
 	c := x.conn
 	c.reader.halt = nil
 	switch x.status {
 	case unanswered:
-		return x.refuse(l7.NewError(observe.Internal, "the handler gave no answer")), false
+		return x.refuse(ctx, l7.NewError(observe.Internal, "the handler gave no answer")), false
 	case tunneled:
 		return observe.PeerClosed, false
 	case aborted:

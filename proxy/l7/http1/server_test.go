@@ -68,11 +68,17 @@ func TestMalformedRequestIsAnsweredAndTheConnectionEnds(t *testing.T) {
 			handled := 0
 			s := startServer(t, ServerOptions{
 				Handler: l7.HandlerFunc(func(context.Context, l7.Exchange) { handled++ }),
-				Refused: func(err *l7.Error) string { refused = append(refused, err.Reason); return "id-1" },
+				Refused: func(_ context.Context, err *l7.Error) *l7.Response {
+					refused = append(refused, err.Reason)
+					text := err.Reason.String() + "\n"
+					resp := &l7.Response{Status: err.Status, Body: l7.NewStringBody(text), ContentLength: int64(len(text))}
+					resp.Header.Add("x-request-id", "id-1")
+					return resp
+				},
 			})
 			c := s.dial()
 			_, _ = io.WriteString(c.conn, row.raw)
-			resp := c.want("GET", row.status, row.reason.String()+" id-1\n")
+			resp := c.want("GET", row.status, row.reason.String()+"\n")
 			if !resp.closes || resp.header.Get("X-Request-Id") != "id-1" {
 				t.Errorf("head %v, close %v", resp.header, resp.closes)
 			}
@@ -83,6 +89,27 @@ func TestMalformedRequestIsAnsweredAndTheConnectionEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRefusalWithoutACallbackIsABareStatus(t *testing.T) {
+	c := startServer(t, ServerOptions{Handler: l7.HandlerFunc(echo)}).dial()
+	c.send(head("GET / HTTP/1.1"))
+	if resp := c.want("GET", 400, ""); !resp.closes {
+		t.Errorf("head %v", resp.header)
+	}
+	c.wantEnd()
+}
+
+func TestHandlerMayEndTheConnection(t *testing.T) {
+	c := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(ctx context.Context, ex l7.Exchange) {
+		ex.Request().Close = true
+		echo(ctx, ex)
+	})}).dial()
+	c.send(head("GET /1 HTTP/1.1", "Host: a") + head("GET /2 HTTP/1.1", "Host: a"))
+	if resp := c.want("GET", 200, "GET a /1"); !resp.closes {
+		t.Errorf("head %v", resp.header)
+	}
+	c.wantEnd()
 }
 
 func TestMalformedBodyEndsTheConnection(t *testing.T) {
@@ -226,9 +253,9 @@ func TestHalfAMessageIsNeverTakenForAWholeOne(t *testing.T) {
 }
 
 func TestResponsesThatDoNotFitTheirLengthBreakOff(t *testing.T) {
-	for _, length := range []int64{3, 10} {
+	for body, length := range map[string]int64{"hello": 3, "hello!": 10, strings.Repeat("x", 1<<20): 5} {
 		s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
-			if err := ex.WriteResponse(&l7.Response{Status: 200, ContentLength: length, Body: l7.NewStringBody("hello")}); err == nil {
+			if err := ex.WriteResponse(&l7.Response{Status: 200, ContentLength: length, Body: l7.NewStringBody(body)}); err == nil {
 				t.Error("no error")
 			}
 		})})
@@ -292,7 +319,7 @@ func TestHandlerThatGivesNoAnswerIsAnInternalError(t *testing.T) {
 	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(context.Context, l7.Exchange) {})})
 	c := s.dial()
 	c.send(head("GET / HTTP/1.1", "Host: a"))
-	c.want("GET", 500, "internal\n")
+	c.want("GET", 500, "")
 	s.wantReason(observe.Internal)
 }
 
@@ -314,7 +341,7 @@ func TestSlowHeadIsCutAtOneDeadline(t *testing.T) {
 			}
 		}
 	}()
-	c.want("GET", 408, "request_timeout\n")
+	c.want("GET", 408, "")
 	close(stop)
 	s.wantReason(observe.RequestTimeout)
 }

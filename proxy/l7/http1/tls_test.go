@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -24,7 +25,7 @@ type cutIsNoEnd struct{ net.Conn }
 func (c cutIsNoEnd) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if errors.Is(err, io.EOF) {
-		err = io.ErrClosedPipe
+		err = fmt.Errorf("cut: %w", io.ErrUnexpectedEOF)
 	}
 	return n, err
 }
@@ -50,7 +51,7 @@ func tlsPair(t *testing.T) (client, server *tls.Conn) {
 		t.Fatal(err)
 	}
 	client = tls.Client(cutIsNoEnd{raw}, &tls.Config{RootCAs: roots, ServerName: "example.com"})
-	server = tls.Server(accepted, &tls.Config{Certificates: material.TLS.Certificates})
+	server = tls.Server(cutIsNoEnd{accepted}, &tls.Config{Certificates: material.TLS.Certificates})
 	shaken := make(chan error, 1)
 	go func() { shaken <- server.HandshakeContext(t.Context()) }()
 	if err := errors.Join(client.HandshakeContext(t.Context()), <-shaken); err != nil {
@@ -100,6 +101,27 @@ func TestTruncationUnderTLSIsNotAnEnd(t *testing.T) {
 		}
 		if !orderly && l7.ReasonOf(err, "") != observe.UpstreamReset {
 			t.Errorf("%v", err)
+		}
+	}
+}
+
+// Clients that end an unused connection without close_notify are ordinary.
+func TestUnusedConnectionCutUnderTLSHasEndedInOrder(t *testing.T) {
+	for name, begun := range map[string]string{"peer_closed": "", "io_error": "GET / HT"} {
+		client, server := tlsPair(t)
+		done := make(chan observe.Reason, 1)
+		go func() {
+			done <- NewServer(ServerOptions{Handler: l7.HandlerFunc(echo)}).NewConn(server).Serve(t.Context())
+		}()
+		answer := make([]byte, 4096)
+		_, _ = io.WriteString(client, head("GET / HTTP/1.1", "Host: a"))
+		if n, err := client.Read(answer); err != nil || !strings.HasSuffix(string(answer[:n]), "GET a /") {
+			t.Fatalf("%q, %v", answer[:n], err)
+		}
+		_, _ = io.WriteString(client, begun)
+		_ = client.NetConn().Close()
+		if reason := <-done; reason.String() != name {
+			t.Errorf("after %q: ended for %q, want %q", begun, reason, name)
 		}
 	}
 }

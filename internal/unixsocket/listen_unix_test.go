@@ -1,6 +1,6 @@
 //go:build unix
 
-package workloadapi
+package unixsocket
 
 import (
 	"net"
@@ -26,7 +26,7 @@ func shortDir(t *testing.T) string {
 
 func TestSocketIsForEverybodyAndGoesWithTheListener(t *testing.T) {
 	path := filepath.Join(shortDir(t), "made", "here", "s.sock")
-	listener, err := Listen(t.Context(), path)
+	listener, err := Listen(t.Context(), path, 0o777)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,12 +56,12 @@ func TestSocketLeftBehindIsReplacedAndALiveOneIsNot(t *testing.T) {
 	if err := dead.Close(); err != nil {
 		t.Fatal(err)
 	}
-	live, err := Listen(t.Context(), path)
+	live, err := Listen(t.Context(), path, 0o777)
 	if err != nil {
 		t.Fatalf("a socket left behind: %v", err)
 	}
 	defer func() { _ = live.Close() }()
-	if second, err := Listen(t.Context(), path); err == nil {
+	if second, err := Listen(t.Context(), path, 0o777); err == nil {
 		_ = second.Close()
 		t.Error("took the socket of a process that answers")
 	} else if !strings.Contains(err.Error(), "another process answers") {
@@ -129,7 +129,7 @@ func TestSocketIsNotMadeWhereOthersCouldReplaceIt(t *testing.T) {
 			if path == "" {
 				t.Skip("needs root")
 			}
-			listener, err := Listen(t.Context(), path)
+			listener, err := Listen(t.Context(), path, 0o777)
 			if err == nil {
 				_ = listener.Close()
 			}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package workloadapi
+package unixsocket
 
 import (
 	"context"
@@ -16,27 +16,38 @@ import (
 const (
 	// directoryMode of a directory that Listen makes: others may reach the socket and not replace it.
 	directoryMode = 0o755
-	// socketMode lets everybody connect: what a caller gets depends on who it is.
-	socketMode = 0o777
 	// answerTimeout is how long another process may take to accept on a socket that is there already.
 	answerTimeout = time.Second
-	// maxSocketPath is the shortest sun_path of the systems we run on (104 on macOS and the BSDs, 108 on Linux), with its final NUL.
-	maxSocketPath = 103
+	// maxPath is the shortest sun_path of the systems we run on (104 on macOS and the BSDs, 108 on Linux), with its final NUL.
+	maxPath = 103
 )
 
-// Listen makes the unix socket path, to which every local process may connect. Its directory is made if need be; it and those above
-// it must belong to root or to this user and be writable by nobody else, since who can write there can put a socket of his own in
-// the place of this one. A socket that a process left behind is replaced; one at which somebody answers, or another kind of file, is
-// an error. Closing the listener removes the socket.
-func Listen(ctx context.Context, path string) (net.Listener, error) {
-	listener, err := listen(ctx, path)
+// Listen makes the unix socket path with the mode. Its directory is made if need be; it and those above it must belong to root or to
+// this user and be writable by nobody else, since who can write there can put a socket of his own in the place of this one. A socket
+// that a process left behind is replaced; one at which somebody answers, or another kind of file, is an error. Closing the listener
+// removes the socket.
+func Listen(ctx context.Context, path string, mode os.FileMode) (net.Listener, error) {
+	listener, err := listen(ctx, path, mode)
 	if err != nil {
 		return nil, fmt.Errorf("listen on unix socket %q: %w", path, err)
 	}
 	return listener, nil
 }
 
-func listen(ctx context.Context, path string) (net.Listener, error) {
+// CheckOwner says why a socket in dir may not be the one that root or this user put there. A directory that does not exist is no
+// error: nothing answers there.
+func CheckOwner(dir string) error {
+	resolved, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return checkDirectories(resolved)
+}
+
+func listen(ctx context.Context, path string, mode os.FileMode) (net.Listener, error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -54,18 +65,22 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		return nil, err
 	}
 	socket := filepath.Join(dir, name)
-	if len(socket) > maxSocketPath {
-		return nil, fmt.Errorf("path of %d bytes; the system takes %d", len(socket), maxSocketPath)
+	if len(socket) > maxPath {
+		return nil, fmt.Errorf("path of %d bytes; the system takes %d", len(socket), maxPath)
 	}
 	if err := removeStale(ctx, socket); err != nil {
 		return nil, err
 	}
-	var config net.ListenConfig
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// On Linux a socket file gets the mode of the socket that is bound to it, so that there is no moment in which more may
+		// connect than should. Elsewhere this fails, and the mode is set below.
+		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), uint32(mode)) })
+	}}
 	listener, err := config.Listen(ctx, "unix", socket)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(socket, socketMode); err != nil {
+	if err := os.Chmod(socket, mode); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil
