@@ -221,7 +221,9 @@ func TestMalformedRequestsGetOneAnswerAndTheEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			var body map[string]string
-			if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+			err = json.NewDecoder(resp.Body).Decode(&body)
+			_ = resp.Body.Close()
+			if err != nil {
 				t.Fatal(err)
 			}
 			id := resp.Header.Get("X-Request-Id")
@@ -255,6 +257,7 @@ func TestServiceCannotSpeakForTheProxyBeforeItsResponse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusEarlyHints || resp.Header.Get("Link") == "" || resp.Header.Get("X-Postern-Decision") != "" {
 		t.Errorf("status %d, %v", resp.StatusCode, resp.Header)
 	}
@@ -270,6 +273,7 @@ func TestClientThatLeavesWithoutCloseNotifyHasClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
 	source := conn.LocalAddr().String()
 	_ = conn.NetConn().Close()
 	w.eventually("the flow", func() bool {

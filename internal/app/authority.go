@@ -77,7 +77,7 @@ func openAuthority(ctx context.Context, cfg *config.Config, events *audit.Log, r
 	}
 	a.ads, err = adsserver.New(adsserver.Options{
 		Types:        translate.Types(),
-		Authenticate: enroll.Authenticate,
+		Authenticate: func(ctx context.Context) (spiffeid.ID, error) { return a.enroll.Authenticate(ctx) },
 		Logger:       a.log,
 		Registerer:   reg,
 	})
@@ -166,7 +166,7 @@ func (a *authority) openEnrolment(ctx context.Context, reg prometheus.Registerer
 	a.local = enroll.NewLocal(node)
 	a.enroll, err = enroll.NewServer(enroll.ServerOptions{
 		TrustDomain: a.td, Authority: a.ca, Entries: a.entries, Tokens: a.tokens, Nodes: enroll.NewNodes(a.store), Events: a.events,
-		Register: a.registerNode, Logger: a.log, Registerer: reg,
+		Register: a.registerNode, Replaced: func(node spiffeid.ID) { a.transport.CloseNode(node) }, Logger: a.log, Registerer: reg,
 	})
 	if err != nil {
 		return err

@@ -39,8 +39,11 @@ func (d directory) CreateEntry(ctx context.Context, e admin.Entry, actor string)
 	return made, asAdminError(err)
 }
 
-// permitted refuses what only the authority itself may hold.
+// permitted refuses what only the authority itself may hold, and what it would never sign.
 func (a *authority) permitted(e registration.Entry) error {
+	if longest := a.ca.MaxTTL(); e.TTL > longest {
+		return &admin.Error{Code: admin.CodeInvalid, Err: fmt.Errorf("ttl %s: the authority signs nothing that lives longer than %s", e.TTL, longest)}
+	}
 	if registration.IsTemplate(e.SPIFFEID) {
 		return nil // registration holds templates to the trust domain, enrolment what they become
 	}
@@ -216,7 +219,7 @@ func asAdminError(err error) error {
 		return &admin.Error{Code: admin.CodeNotFound, Err: err}
 	case errors.Is(err, registration.ErrExists), errors.Is(err, registration.ErrConflict):
 		return &admin.Error{Code: admin.CodeConflict, Err: err}
-	case isInvalid(err), errors.Is(err, ca.ErrRefused):
+	case isInvalid(err), errors.Is(err, ca.ErrRefused), errors.Is(err, nodeattestor.ErrInvalid):
 		return &admin.Error{Code: admin.CodeInvalid, Err: err}
 	default:
 		return err

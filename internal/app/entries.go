@@ -19,6 +19,11 @@ const configActor = "config"
 // identity that its own listeners and clusters present. Entries made over the admin socket are left alone.
 func (a *authority) declareEntries(ctx context.Context, cfg *config.Config) error {
 	wanted := declaredEntries(cfg)
+	for _, e := range wanted {
+		if err := a.permitted(e); err != nil {
+			return fmt.Errorf("entry of %q: %w", e.SPIFFEID, err)
+		}
+	}
 	have, err := a.allEntries(ctx, registration.Query{Origin: registration.OriginConfig})
 	if err != nil {
 		return fmt.Errorf("read declared entries: %w", err)

@@ -219,6 +219,9 @@ func (a *App) ExplainDecision(_ context.Context, id string) (admin.Explanation, 
 	if made.Decision.Generation != now.Decision.Generation {
 		now.Advice = fmt.Sprintf("the policies are at generation %d now; the rules below are those, and would answer %s", now.Decision.Generation, now.Decision.Effect)
 	}
+	if made.Clipped {
+		now.Advice = strings.TrimSpace(now.Advice + " (the record keeps only the beginning of a very long path or header, so the rules below may answer otherwise)")
+	}
 	now.Decision = made.Decision
 	out := explanation(&made.Request, now)
 	out.Decision, out.Time = id, made.Request.Time

@@ -71,7 +71,7 @@ var comments = map[string]string{
 	"FileSource.Bundle":             "Bundle has the trust domain's authorities.",
 	"FileSource.CRL":                "CRL has certificate revocation lists of those authorities.",
 	"FileSource.Certificate":        "Certificate is the X.509-SVID: leaf first, then intermediates.",
-	"FileSource.Key":                "Key is its private key, PKCS #8 or SEC 1. It must not be readable by others.",
+	"FileSource.Key":                "Key is its private key, PKCS #8 or SEC 1. It must not be readable by everybody (Kubernetes mounts secrets so unless defaultMode says 0440).",
 	"HTTPClause":                    "HTTPClause is what an HTTP request must have; every key that is there must hold. Empty: every HTTP request.",
 	"HTTPClause.Headers":            "Headers are names and the exact value that one field of that name must have.",
 	"HTTPClause.Hosts":              "Hosts are names without port; a leading *. stands for one or more labels. One of them must fit.",

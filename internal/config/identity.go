@@ -38,7 +38,7 @@ type WorkloadAPISource struct {
 type FileSource struct {
 	// Certificate is the X.509-SVID: leaf first, then intermediates.
 	Certificate string `config:"certificate,required,path"`
-	// Key is its private key, PKCS #8 or SEC 1. It must not be readable by others.
+	// Key is its private key, PKCS #8 or SEC 1. It must not be readable by everybody (Kubernetes mounts secrets so unless defaultMode says 0440).
 	Key string `config:"key,required,path"`
 	// Bundle has the trust domain's authorities.
 	Bundle string `config:"bundle,required,path"`

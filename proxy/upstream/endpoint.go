@@ -188,7 +188,7 @@ func (e *endpoint) connect(ctx context.Context) (*Conn, *l7.Error) {
 	began := time.Now()
 	raw, err := options.Dial(bounded, e.at.Network, e.at.Target)
 	if err != nil {
-		return nil, e.failed(observe.UpstreamConnect, err)
+		return nil, e.undialled(observe.UpstreamConnect, err, nil, began)
 	}
 	if options.TLS == nil {
 		return newConn(e, &plain{Conn: raw}, raw, nil, began), nil
@@ -196,7 +196,7 @@ func (e *endpoint) connect(ctx context.Context) (*Conn, *l7.Error) {
 	generation := options.TLS.Generation() // before the handshake: a rotation meanwhile retires the connection early, not late
 	session, err := options.TLS.Handshake(bounded, raw, e.serverName)
 	if err != nil {
-		return nil, e.failed(observe.UpstreamTLS, err)
+		return nil, e.undialled(observe.UpstreamTLS, err, raw, began)
 	}
 	e.cluster.metrics.handshake.Observe(time.Since(began).Seconds())
 	conn := newConn(e, session, raw, session, began)
@@ -210,6 +210,20 @@ func (e *endpoint) connect(ctx context.Context) (*Conn, *l7.Error) {
 		return nil, e.failed(observe.UpstreamTLS, err)
 	}
 	return conn, nil
+}
+
+// undialled records a connection that did not come about, and returns the failure. raw is nil when there was none.
+func (e *endpoint) undialled(reason observe.Reason, err error, raw net.Conn, began time.Time) *l7.Error {
+	f := &observe.Flow{Started: began, Duration: time.Since(began), Direction: observe.Dialled, Cluster: e.cluster.options.Name,
+		Target: e.at.Target, Close: reason, Cause: err.Error()}
+	if why, ok := handshakeReason(err); ok {
+		f.Close = why
+	}
+	if raw != nil {
+		f.Source = raw.LocalAddr().String()
+	}
+	e.cluster.options.AccessLog.Flow(f)
+	return e.failed(reason, err)
 }
 
 func (e *endpoint) failed(reason observe.Reason, err error) *l7.Error {

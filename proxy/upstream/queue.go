@@ -98,6 +98,8 @@ func (e *endpoint) join(ctx context.Context, fresh bool) (*waiter, *l7.Error) {
 }
 
 // dialForWaiters starts as many dials as there are requests that wait, within the bounds. The lock is held.
+//
+//nolint:contextcheck,nolintlint // a dial belongs to whoever waits, not to whom it is started by; nolintlint does not see the use
 func (e *endpoint) dialForWaiters() {
 	for len(e.dials) < min(len(e.waiting), maxDialing) && e.open.Load() < int64(e.cluster.options.MaxConnections) {
 		ctx, cancel := e.waiting[0].begin()

@@ -6,10 +6,8 @@ import (
 	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 )
 
 // Node is the verified caller of a connection. Only NodeTransport and Local make one that NodeFromContext returns.
@@ -43,13 +41,4 @@ func NodeFromContext(ctx context.Context) (Node, bool) {
 	node := info.node
 	node.Chain = slices.Clone(node.Chain)
 	return node, true
-}
-
-// Authenticate returns the identity of the calling node, in the form that xds/adsserver asks for.
-func Authenticate(ctx context.Context) (spiffeid.ID, error) {
-	node, ok := NodeFromContext(ctx)
-	if !ok {
-		return spiffeid.ID{}, status.Error(codes.Unauthenticated, "the connection proves no node")
-	}
-	return node.ID, nil
 }

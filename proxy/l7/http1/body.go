@@ -193,7 +193,7 @@ func (b *body) readTrailer() error {
 	raw := b.trailer.Load(section)
 	b.reader.consume(len(section))
 	var f framing
-	rules := fieldRules{max: b.limits.MaxFields, underscores: b.limits.InsecureUnderscores || b.side == l7.Upstream}
+	rules := fieldRules{max: b.limits.MaxFields, underscores: b.side == l7.Upstream}
 	if err := parseFields(raw, 0, &b.trailer, &f, rules); err != nil {
 		return b.malformed(err)
 	}

@@ -23,9 +23,6 @@ type Limits struct {
 	MaxInformational int
 	// MaxDrain is how much of an unread request body is read and dropped to keep the connection; default 64 KiB.
 	MaxDrain int
-	// InsecureUnderscores accepts request fields with "_" in their name. CGI-like services take such a field for the one with
-	// "-", which the policy may have judged otherwise.
-	InsecureUnderscores bool
 }
 
 // Timeouts bounds how long a connection waits. A zero value stands for the default of its line.
@@ -55,8 +52,6 @@ type ServerOptions struct {
 	Timeouts Timeouts
 	// Scheme is that of the connection: "http", or "https" over TLS. Empty is "http".
 	Scheme string
-	// MaxRequests ends a connection after that many; 0 is no limit.
-	MaxRequests int
 	// Refused is told of every request that the engine refused by itself, with the context of Serve, and makes the answer, after
 	// which the connection ends. When it is nil or returns nil, the answer is the bare status. It is called from the connection's
 	// goroutine.

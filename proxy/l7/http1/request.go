@@ -47,7 +47,7 @@ func parseRequest(head []byte, r *l7.Request, limits *Limits) *l7.Error {
 		return l7.NewError(observe.HeadTooLarge, "head too large")
 	}
 	var f framing
-	rules := fieldRules{max: limits.MaxFields, underscores: limits.InsecureUnderscores}
+	rules := fieldRules{max: limits.MaxFields}
 	if err := parseFields(raw, lineEnd+2, &r.Header, &f, rules); err != nil {
 		return err
 	}

@@ -205,17 +205,6 @@ func TestRequestFormsAndVersions(t *testing.T) {
 	}
 }
 
-func TestUnderscoresAreAcceptedOnlyWhenSaidSo(t *testing.T) {
-	raw := []byte(head("GET / HTTP/1.1", "Host: a", "my_field: 1"))
-	var r l7.Request
-	if _, err := ParseRequestHead(raw, &r, Limits{InsecureUnderscores: true}); err != nil {
-		t.Fatal(err)
-	}
-	if value, _ := r.Header.Get("my_field"); value != "1" {
-		t.Errorf("value %q", value)
-	}
-}
-
 func TestRefusalsNameTheirReason(t *testing.T) {
 	rows := map[string]observe.Reason{
 		head("GET / HTTP/1.1"):                                              observe.BadRequest,

@@ -121,7 +121,7 @@ func (x *serverExchange) readHead() *l7.Error {
 	}
 	r.Scheme = c.server.options.Scheme
 	x.beginBody()
-	x.last = r.Close || r.Upgrade != "" || r.Method == "CONNECT" || c.requests == c.server.options.MaxRequests
+	x.last = r.Close || r.Upgrade != "" || r.Method == "CONNECT"
 	return nil
 }
 

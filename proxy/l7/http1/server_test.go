@@ -453,18 +453,6 @@ type pipeStream struct{ net.Conn }
 
 func (p pipeStream) CloseWrite() error { return errors.ErrUnsupported }
 
-func TestMaxRequestsEndsTheConnection(t *testing.T) {
-	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(echo), MaxRequests: 2})
-	c := s.dial()
-	c.send(head("GET /1 HTTP/1.1", "Host: a"))
-	c.want("GET", 200, "GET a /1")
-	c.send(head("GET /2 HTTP/1.1", "Host: a"))
-	if resp := c.want("GET", 200, "GET a /2"); !resp.closes {
-		t.Error("not closed")
-	}
-	c.wantEnd()
-}
-
 func TestRefusedUpgradeAndConnectEndTheConnection(t *testing.T) {
 	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
 		_ = ex.WriteResponse(stringResponse(403, "no"))
