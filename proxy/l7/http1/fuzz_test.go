@@ -189,6 +189,9 @@ func FuzzChunkedBody(f *testing.F) {
 			t.Fatal(readErr)
 		}
 		other, readErr := io.ReadAll(req.Body)
+		if readErr != nil && strings.Contains(readErr.Error(), "suspiciously long trailer") {
+			return // net/http takes trailers only as far as its buffer of 4 KiB reaches
+		}
 		if readErr != nil {
 			t.Fatalf("net/http refuses %q: %v", raw, readErr)
 		}
