@@ -1,8 +1,7 @@
 // Package authz has the words in which postern decides: a Principal asks a Request of a service, the answer is a Decision, and
 // only a Decision that allows yields a Permit, which the upstream side demands.
 //
-// The package does no I/O and knows nothing of configuration; authz/policy compiles rules and decides, authz/authn weighs
-// credentials.
+// The package does no I/O and knows nothing of configuration; authz/policy compiles rules and decides.
 package authz
 
 import (
@@ -46,8 +45,8 @@ type Request struct {
 	Service   string
 	Principal Principal
 	Protocol  Protocol
-	// Sniffed: the listener guessed the protocol, since the client sent nothing that would tell it. The client chooses that, so it
-	// must not reach more that way: only a rule that names tcp allows such a connection.
+	// Sniffed: the listener guessed the protocol from the first bytes. The client chooses those, so it must not reach more that way:
+	// only a rule that names tcp allows such a connection.
 	Sniffed bool
 	Source  netip.AddrPort
 	// Time of the request; rules that expire are judged by it.

@@ -38,7 +38,7 @@ type connection struct {
 	xfcc    string // X-Forwarded-Client-Cert; empty without a verified peer
 	serial  string
 	records connectionRecords
-	guessed bool // that it is TCP, because nothing came
+	guessed bool // that it is TCP, from what the client sent or did not send
 	// streamEnded is why the tunnel that the connection became has ended; zero if it became none.
 	streamEnded observe.Reason
 }
@@ -134,7 +134,7 @@ func (c *connection) serve(ctx context.Context) observe.Reason {
 	if protocol == config.ProtocolAuto {
 		kind, ahead, err := listener.Sniff(c.stream.conn, sniffTime)
 		c.stream.ahead = ahead
-		c.guessed = len(ahead) == 0
+		c.guessed = kind != listener.HTTP
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return observe.PeerClosed

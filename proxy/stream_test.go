@@ -207,7 +207,8 @@ policies: [{name: p, service: orders, rules: [{allow: {}}, {deny: {http: {paths:
 		late               bool
 		first, answer      string // how it begins; empty for none
 	}{
-		{"bytes that are no HTTP", "/web", "", false, binary, "8 bytes"},
+		{"bytes that are no HTTP, without a rule for TCP", "/web", "", false, binary, ""},
+		{"bytes that are no HTTP", "/db", "", false, binary, "8 bytes"},
 		{"http/1.1 was negotiated", "/db", "http/1.1", false, binary + "\n", "HTTP/1.1 400 "},
 		{"an empty line before a request", "/web", "", false, "\r\n" + request, "HTTP/1.1 400 "},
 		{"silence, and a rule names TCP", "/db", "", true, binary, "8 bytes"},

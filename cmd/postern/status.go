@@ -41,7 +41,8 @@ func statusTable(w io.Writer, st admin.Status) {
 		row(w, "last reload", "refused: "+st.Config.LastError)
 	}
 	if a := st.Authority; a != nil {
-		row(w, "authority", fmt.Sprintf("%d entries, %d live SVIDs, %d revocations, keys sealed by %s", a.Entries, a.Credentials, a.Revocations, a.Sealing))
+		row(w, "authority", fmt.Sprintf("%s, %s issued and not expired, %s, keys sealed by %s", plural(a.Entries, "entry", "entries"),
+			plural(a.Credentials, "SVID", "SVIDs"), plural(a.Revocations, "revocation", "revocations"), a.Sealing))
 		for _, n := range a.Nodes {
 			row(w, "  node", n.SPIFFEID+", since "+short(time.Since(n.Connected)))
 		}

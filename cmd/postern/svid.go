@@ -274,8 +274,13 @@ A SPIFFE ID ends the identity itself: it gets no new SVID until the revocation i
 			return show(cmd, made, func(w io.Writer) {
 				row(w, "revocation", made.ID)
 				row(w, "of", string(made.Kind)+" "+made.Value)
+				row(w, "reason", made.Reason)
 				row(w, "by", made.By)
-				row(w, "until", untilOrLifted(made.Until))
+				if made.Until.IsZero() {
+					row(w, "until", "it is lifted (postern svid revoke lift "+made.ID+")")
+					return
+				}
+				row(w, "until", made.Until.Format(time.RFC3339))
 			})
 		},
 	}

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Starts an authority, the sidecars of two services and a small "orders" service, and makes two calls as web.
-# POSTERN names the binary. "run.sh check" makes the calls and ends; without it everything stays up until Ctrl-C.
+# POSTERN names the binary. "run.sh check" makes the calls, fails if they are not answered as they should be, and ends; without it
+# everything stays up until Ctrl-C.
 set -eu
 cd "$(dirname "$0")"
 postern=${POSTERN:-postern}
+command -v "$postern" >/dev/null || { echo "there is no $postern: build it (go build ./cmd/postern) and name it in POSTERN" >&2; exit 1; }
 rm -rf state
 mkdir -m 700 state
 pids=
@@ -25,11 +27,19 @@ for name in orders web; do
 done
 python3 -m http.server --bind 127.0.0.1 --directory site 18080 >state/app.out 2>&1 & pids="$pids $!"
 start orders; start web; ready orders; ready web
+for _ in $(seq 100); do curl -so /dev/null http://127.0.0.1:18080/ && break; sleep 0.1; done
+
+# call METHOD STATUS makes one call as web and fails unless it is answered so.
+call() {
+  got=$(curl -sS -o state/answer -w '%{http_code}' -X "$1" http://127.0.0.1:18001/v1/orders/7)
+  cat state/answer; echo "  -> $got"
+  [ "$got" = "$2" ] || { echo "expected $2" >&2; exit 1; }
+}
 
 echo "web asks orders for order 7:"
-curl -sS -w '  -> %{http_code}\n' http://127.0.0.1:18001/v1/orders/7
+call GET 200
 echo "web tries to delete it:"
-curl -sS -w '  -> %{http_code}\n' -X DELETE http://127.0.0.1:18001/v1/orders/7
+call DELETE 403
 [ "${1:-}" = check ] && exit 0
 
 cat <<'TEXT'

@@ -161,7 +161,7 @@ type Explanation struct {
 	Reason     string        `json:"reason,omitempty"`
 	Policy     string        `json:"policy,omitempty"`
 	Rule       string        `json:"rule,omitempty"`
-	Generation uint64        `json:"generation"`
+	Generation uint64        `json:"generation"` // of the policies, which count apart from the configuration
 	Rules      []RuleVerdict `json:"rules,omitempty"`
 	Advice     string        `json:"advice,omitempty"` // what would have to change for the other answer
 }

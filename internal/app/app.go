@@ -114,6 +114,9 @@ func New(ctx context.Context, opts Options) (_ *App, err error) {
 func (a *App) openRoles(ctx context.Context, cfg *config.Config) (err error) {
 	if dir := stateDir(cfg); dir != "" {
 		if a.events, err = audit.Open(eventsDir(dir), audit.Options{}); err != nil {
+			if errors.Is(err, audit.ErrLocked) {
+				return fmt.Errorf("another postern runs with the state in %s: stop it first, or give this one another place for its state: %w", dir, err)
+			}
 			return fmt.Errorf("open the event log: %w", err)
 		}
 	}

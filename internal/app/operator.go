@@ -260,6 +260,14 @@ func describedRequest(in admin.ExplainRequest) (*authz.Request, error) {
 	return req, canonicalRequest(req, in)
 }
 
+// refusal is the text of an engine's error without the side it came from, which means nothing here.
+func refusal(err error) string {
+	if e, ok := errors.AsType[*l7.Error](err); ok {
+		return fmt.Sprintf("%s: %s", e.Reason, e.Err)
+	}
+	return err.Error()
+}
+
 // canonicalRequest brings a described HTTP request into the one form in which requests are judged.
 func canonicalRequest(req *authz.Request, in admin.ExplainRequest) error {
 	message := l7.Request{Protocol: l7.HTTP11, Method: in.Method, Scheme: "https", Authority: in.Host}
@@ -268,7 +276,7 @@ func canonicalRequest(req *authz.Request, in admin.ExplainRequest) error {
 		message.Authority = in.Service
 	}
 	if err := canonical.Request(&message); err != nil {
-		return fmt.Errorf("such a request is refused before it is judged: %w", err)
+		return fmt.Errorf("such a request is refused before it is judged: %s", refusal(err))
 	}
 	req.Protocol, req.Method, req.Host, req.Path = authz.HTTP, message.Method, message.Host, message.Path
 	req.Header = func(name string) iter.Seq[string] { return slices.Values(in.Header[name]) }

@@ -94,7 +94,7 @@ var comments = map[string]string{
 	"Listener.InsecurePlaintext":    "InsecurePlaintext allows tls.mode none on an address that other machines reach.",
 	"Listener.Limits":               "Limits bound what a peer can make this listener hold. A key left out is that of the top-level limits.",
 	"Listener.Name":                 "Name is unique among the listeners: in logs, metrics and status.",
-	"Listener.Protocol":             "Protocol is http, tcp, or auto: the first bytes tell which of the two a connection speaks.",
+	"Listener.Protocol":             "Protocol is http, tcp, or auto: the first bytes tell which of the two a connection speaks. With auto, only an allow rule that names tcp allows what is not HTTP, since the client chooses its first bytes.",
 	"Listener.Routes":               "Routes lead HTTP requests to clusters. Of those that match the most specific is taken: by host, then path, then methods, then headers; the first of equals.",
 	"Listener.Service":              "Service is the name that policies give to what stands behind this listener. Required unless caller is self.",
 	"Listener.TLS":                  "TLS says how the connection is secured.",

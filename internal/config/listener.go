@@ -13,7 +13,8 @@ type Listener struct {
 	Name string `config:"name,required"`
 	// Address is ip:port, :port for every address of the machine, or unix:// and a path.
 	Address Address `config:"address,required"`
-	// Protocol is http, tcp, or auto: the first bytes tell which of the two a connection speaks.
+	// Protocol is http, tcp, or auto: the first bytes tell which of the two a connection speaks. With auto, only an allow rule that
+	// names tcp allows what is not HTTP, since the client chooses its first bytes.
 	Protocol Protocol `config:"protocol"`
 	// TLS says how the connection is secured.
 	TLS ListenerTLS `config:"tls"`

@@ -65,6 +65,14 @@ func OneLiner(s Sidecar) (*Config, error) {
 			errs = append(errs, Error{Path: name, Code: CodeFormat, Message: withText(value, err)})
 		}
 	}
+	for name, value := range map[string]string{"--listen": s.Listen, "--to": s.To} {
+		if value == "" {
+			errs = append(errs, Error{Path: name, Code: CodeMissing, Message: "is missing: --listen and --to go together"})
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
 	listen, err := ParseAddress(s.Listen)
 	flag("--listen", s.Listen, err)
 	to, err := ParseAddress(s.To)

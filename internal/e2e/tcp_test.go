@@ -265,7 +265,7 @@ trust_domain: example.org
 clusters: [{name: web, endpoints: ["%s"]}, {name: raw, endpoints: ["%s"]}]
 policies:
 - {name: app, service: app, rules: [{allow: {from: ["spiffe://example.org/web"], http: {methods: [GET]}}}, {allow: {from: ["spiffe://example.org/web"], tcp: {}}}, {allow: {from: ["spiffe://example.org/reader"], http: {}}}]}
-- {name: open, service: open, rules: [{allow: {from: [anonymous]}}]}
+- {name: open, service: open, rules: [{allow: {from: [anonymous], http: {}}}, {allow: {from: [anonymous], tcp: {}}}]}
 admin: {socket: auto.sock}
 `, credentialFiles(t, dir, "own", ca, leafOf(t, ca, "/orders")), p[0], p[1], web.addr, raw.addr))
 

@@ -46,7 +46,8 @@ func (e *endpoint) acquire(ctx context.Context, fresh bool) (*Conn, *l7.Error) {
 	case d := <-w.got:
 		return d.conn, d.failure
 	case <-ctx.Done():
-		failure = e.failed(observe.UpstreamConnect, context.Cause(ctx))
+		// What ended the request (a new policy, say) is the reason, not the connection that it no longer waits for.
+		failure = e.failed(l7.ReasonOf(context.Cause(ctx), observe.UpstreamConnect), context.Cause(ctx))
 	case <-timer.C:
 		failure = e.failed(observe.TooManyConnections, errors.New("no connection became free in time"))
 	}
