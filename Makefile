@@ -70,6 +70,8 @@ unit: ## run the tests of the packages
 ifeq ($(RACE),)
 	@echo 'NOTE: there is no C compiler (gcc), so the tests run WITHOUT the race detector.'
 endif
+	@if [ "$$(uname)" = Linux ]; then internal/tools/ensure.sh strace=strace || \
+		echo 'NOTE: without strace the tests of failing disks are skipped.'; fi
 	$(GO) test $(RACE) -timeout=5m $$($(GO) list ./... | grep -v /internal/e2e)
 
 .PHONY: e2e
