@@ -207,10 +207,10 @@ func (w *WorkloadAPI) hold() {
 			byID[x.ID] = x
 		}
 	}
-	w.fallback.Set(first)
 	for id, holder := range w.identities {
 		holder.Set(byID[id])
 	}
+	w.fallback.Set(first) // last: who waits for the default finds the others in place
 }
 
 // receive takes a message: the full state.
