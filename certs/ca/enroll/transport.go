@@ -117,7 +117,10 @@ func (t *NodeTransport) ServerHandshake(raw net.Conn) (net.Conn, credentials.Aut
 		return nil, nil, err
 	}
 	conn := &nodeConn{Conn: secured, transport: t, subjects: subjects(verified)}
-	t.register(conn, chain[0].NotAfter.Sub(t.options.Clock()))
+	if !t.register(conn, verified.ID, chain[0].NotAfter.Sub(t.options.Clock())) {
+		_ = secured.Close()
+		return nil, nil, fmt.Errorf("handshake with node: %q has %d connections open, which is the limit", verified.ID.String(), maxNodeConns)
+	}
 	if _, err := t.verify(chain); err != nil {
 		_ = conn.Close()
 		return nil, nil, err
@@ -167,10 +170,16 @@ func (t *NodeTransport) close(wanted []revocation.Subject) int {
 	return len(found)
 }
 
-// register adds a connection and ends it when its certificate does.
-func (t *NodeTransport) register(conn *nodeConn, life time.Duration) {
+// maxNodeConns bounds the connections of one node: it needs one, and a second while it connects again.
+const maxNodeConns = 32
+
+// register adds a connection and ends it when its certificate does; false when the node has as many as it may.
+func (t *NodeTransport) register(conn *nodeConn, id spiffeid.ID, life time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.bySubject[revocation.Subject{Kind: revocation.SPIFFEID, Value: id.String()}]) >= maxNodeConns {
+		return false
+	}
 	for _, subject := range conn.subjects {
 		if t.bySubject[subject] == nil {
 			t.bySubject[subject] = map[*nodeConn]struct{}{}
@@ -178,6 +187,7 @@ func (t *NodeTransport) register(conn *nodeConn, life time.Duration) {
 		t.bySubject[subject][conn] = struct{}{}
 	}
 	conn.expiry = time.AfterFunc(life, func() { _ = conn.Close() })
+	return true
 }
 
 func (t *NodeTransport) forget(conn *nodeConn) {

@@ -179,6 +179,28 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 	})
 }
 
+func TestConnectionsOfOneNodeAreBounded(t *testing.T) {
+	a := start(t, nil)
+	n := a.join("web")
+	id := n.Get().ID
+	subject := revocation.Subject{Kind: revocation.SPIFFEID, Value: id.String()}
+	var held []*nodeConn
+	for range maxNodeConns {
+		conn := &nodeConn{transport: a.transport, subjects: []revocation.Subject{subject}}
+		if !a.transport.register(conn, id, time.Hour) {
+			t.Fatalf("connection %d was refused", len(held)+1)
+		}
+		held = append(held, conn)
+	}
+	if err := a.handshake(n.Get().Certificate); err == nil {
+		t.Error("one more was taken")
+	}
+	for _, conn := range held {
+		a.transport.forget(conn)
+	}
+	must(t, a.handshake(n.Get().Certificate))
+}
+
 func TestNodeRenewsWithANewKeyAndTheOldOneServesUntilItsEnd(t *testing.T) {
 	a := start(t, nil)
 	n := a.join("web")
