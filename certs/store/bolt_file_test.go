@@ -39,7 +39,7 @@ func filled(t *testing.T) string {
 
 func TestOpenMakesFolderAndFileForTheOwnerOnly(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("no mode bits")
+		t.Skip("NOT TESTED: Windows has no permission bits")
 	}
 	path := statePath(t)
 	openBolt(t, path, store.BoltOptions{})
@@ -208,7 +208,7 @@ func TestOpenGoesBackToTheOtherMetaPage(t *testing.T) {
 
 func TestOpenRefusesAFileThatOthersCanUse(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("no mode bits")
+		t.Skip("NOT TESTED: Windows has no permission bits")
 	}
 	path := filled(t)
 	if err := os.Chmod(path, 0o640); err != nil {

@@ -182,7 +182,7 @@ func TestConnectionEndsWithTheProcessThatOpenedIt(t *testing.T) {
 
 func TestCallerOfAnotherUserGetsThatUsersIdentity(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("starts a process of another user, which only root may")
+		t.Skip("NOT TESTED: starts a process of another user, which only root may")
 	}
 	n := serve(t, ServerOptions{Grace: time.Millisecond})
 	n.SetEntries([]registration.Entry{entry("a", "/root", "unix:uid:0"), entry("bb", "/other", "unix:uid:4242")})

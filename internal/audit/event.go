@@ -132,7 +132,7 @@ func (e Event) encode() ([]byte, error) {
 }
 
 // toASCII escapes what JSON leaves raw, so that a line holds nothing that steers a terminal or reorders text: outside strings JSON is
-// ASCII, and inside them every character may be written as \uXXXX.
+// ASCII, and inside them every character may be written as \u and four digits.
 func toASCII(line []byte) []byte {
 	if !slices.ContainsFunc(line, func(c byte) bool { return c >= 0x7f }) {
 		return line

@@ -333,7 +333,7 @@ func TestTheLifeOfAnEntryOnTheCommandLine(t *testing.T) {
 // Only root and the uid that postern runs as administer, as the kernel tells: not even a socket that was opened to all changes that.
 func TestTheAdminSocketServesNoOtherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become another user")
+		t.Skip("NOT TESTED: only root can become another user")
 	}
 	p, _ := quickStart(t)
 	p.ready()

@@ -352,7 +352,7 @@ func copyOf(t *testing.T, program string) string {
 	t.Helper()
 	data, err := os.ReadFile(program)
 	if err != nil {
-		t.Skipf("needs %s: %v", program, err)
+		t.Skipf("NOT TESTED: needs %s: %v", program, err)
 	}
 	path := copyOfSelf(t)
 	if err := os.Remove(path); err != nil {

@@ -237,6 +237,6 @@ func pinned(t *testing.T, a *Attestor, conn *net.UnixConn) *Process {
 func needsRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("starts processes of other users, which only root may")
+		t.Skip("NOT TESTED: starts processes of other users, which only root may")
 	}
 }

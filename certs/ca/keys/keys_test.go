@@ -217,7 +217,7 @@ func TestKeysWithoutTheRecordOfTheirSealingAreAnError(t *testing.T) {
 func TestSealingFileIsForItsOwnerAlone(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
-		t.Skip("Windows has no permission bits")
+		t.Skip("NOT TESTED: Windows has no permission bits")
 	}
 	path := filepath.Join(t.TempDir(), "sealing.key")
 	s := openStore(t)
