@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -221,6 +222,11 @@ func setScalar(node *yaml.Node, into reflect.Value) error {
 		*target = at.UTC()
 		if err != nil {
 			return &refusal{CodeFormat, fmt.Sprintf("%q is not a time", abbreviate(text)), "write it as 2027-01-31T00:00:00Z"}
+		}
+		return nil
+	case *netip.Prefix:
+		if err := target.UnmarshalText([]byte(text)); err != nil {
+			return &refusal{CodeFormat, fmt.Sprintf("%q is not a network", abbreviate(text)), "write it as 10.0.0.0/8 or 2001:db8::/32"}
 		}
 		return nil
 	case *PathTemplate:

@@ -12,6 +12,24 @@ type Limits struct {
 	MaxFields int `config:"max_fields"`
 	// MaxBody is the size of a request's body. 0: no bound, bodies are streamed and not held.
 	MaxBody Size `config:"max_body"`
+	// MinBodyRate is how many bytes of a request's body must come each second, on average and after the first five. 0: any.
+	MinBodyRate Size `config:"min_body_rate"`
+	// MaxStreams is how many requests an HTTP/2 connection may have under way.
+	MaxStreams int `config:"max_streams"`
+	// MaxRequests is how many requests the listener may have under way; more are answered 429. 0: no bound.
+	MaxRequests int `config:"max_requests"`
+	// PerIdentity bounds what one caller can hold of this listener.
+	PerIdentity PerIdentity `config:"per_identity"`
+}
+
+// PerIdentity bounds one caller: a SPIFFE ID, or the address (IPv6: the /64) of an anonymous one. 0 is no bound.
+type PerIdentity struct {
+	// MaxConnections is how many connections the caller may have; more are closed after the handshake.
+	MaxConnections int `config:"max_connections"`
+	// MaxRequests is how many requests it may have under way; more are answered 429.
+	MaxRequests int `config:"max_requests"`
+	// RequestsPerSecond is how many it may begin in a second; more are answered 429. As many may come at once.
+	RequestsPerSecond int `config:"requests_per_second"`
 }
 
 // Timeouts bound how long a peer can make a listener wait.
@@ -40,6 +58,8 @@ func (l *Limits) setDefaults() {
 	l.MaxConnections = 10_000
 	l.MaxHead = 64 * KiB
 	l.MaxFields = 100
+	l.MinBodyRate = 240
+	l.MaxStreams = 100
 }
 
 func (t *Timeouts) setDefaults() {
@@ -56,6 +76,16 @@ func (l *Limits) check(k *checker, path string) {
 	k.count(path+".max_connections", l.MaxConnections, 1, 1_000_000)
 	k.size(path+".max_head", l.MaxHead, KiB, MiB)
 	k.count(path+".max_fields", l.MaxFields, 1, 10_000)
+	k.count(path+".max_streams", l.MaxStreams, 1, 100_000)
+	k.count(path+".max_requests", l.MaxRequests, 0, 10_000_000)
+	k.size(path+".min_body_rate", l.MinBodyRate, 0, GiB)
+	l.PerIdentity.check(k, path+".per_identity")
+}
+
+func (p *PerIdentity) check(k *checker, path string) {
+	k.count(path+".max_connections", p.MaxConnections, 0, 1_000_000)
+	k.count(path+".max_requests", p.MaxRequests, 0, 10_000_000)
+	k.count(path+".requests_per_second", p.RequestsPerSecond, 0, 10_000_000)
 }
 
 func (t *Timeouts) check(k *checker, path string) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -18,6 +19,8 @@ type Listener struct {
 	Protocol Protocol `config:"protocol"`
 	// TLS says how the connection is secured.
 	TLS ListenerTLS `config:"tls"`
+	// ProxyProtocol takes the client's address from the PROXY header that a load balancer in front sends. Left out: none is read.
+	ProxyProtocol *ProxyProtocol `config:"proxy_protocol"`
 	// Service is the name that policies give to what stands behind this listener. Required unless caller is self.
 	Service string `config:"service"`
 	// Caller says as whom a connection is judged: peer (the SVID it presented), self (a local caller speaks as this proxy's
@@ -47,6 +50,17 @@ type ListenerTLS struct {
 	Identity spiffeid.ID `config:"identity,unset"`
 	// MinVersion is the lowest TLS version spoken. It says nothing with mode none.
 	MinVersion TLSVersion `config:"min_version"`
+	// RequirePQ refuses clients whose key exchange would not withstand a quantum computer. X25519MLKEM768 is preferred in any case.
+	RequirePQ bool `config:"require_pq"`
+}
+
+// ProxyProtocol is the header of the PROXY protocol, versions 1 and 2, with which a load balancer says for whom it connects.
+type ProxyProtocol struct {
+	// Trusted are the networks of the load balancers. Nobody else is believed: with optional false others are refused, with true
+	// they are served under their own address, and refused when they send a header.
+	Trusted []netip.Prefix `config:"trusted,required"`
+	// Optional lets connections without a header in.
+	Optional bool `config:"optional"`
 }
 
 // Protocol is what a listener speaks.
@@ -147,6 +161,9 @@ func (l *Listener) check(k *checker, path string) {
 	if l.Service == "" && l.Caller != CallerSelf && !k.anyBad(path+".service", path+".caller") {
 		k.fail(path+".service", CodeMissing, "the key \"service\" is missing", "the name that policies give to what stands behind this listener")
 	}
+	if l.ProxyProtocol != nil {
+		l.ProxyProtocol.check(k, path+".proxy_protocol")
+	}
 	k.count(path+".trusted_hops", l.TrustedHops, 0, maxTrustedHops)
 	if k.source.has(path + ".limits") {
 		l.Limits.check(k, path+".limits")
@@ -158,11 +175,12 @@ func (l *Listener) check(k *checker, path string) {
 
 func (l *Listener) checkTLS(k *checker, path string) {
 	k.own(path+".tls.identity", l.TLS.Identity)
+	checkPQ(k, path, l.TLS.RequirePQ, l.TLS.MinVersion)
 	if l.TLS.Mode != TLSNone || k.anyBad(path+".tls", path+".tls.mode") {
 		return
 	}
-	for _, key := range []string{".tls.identity", ".tls.min_version"} {
-		if k.source.has(path + key) {
+	for _, key := range []string{".tls.identity", ".tls.min_version", ".tls.require_pq"} {
+		if k.source.has(path+key) && (key != ".tls.require_pq" || l.TLS.RequirePQ) {
 			k.fail(path+key, CodeConflict, "says nothing with tls.mode none", "remove it, or choose tls.mode mutual")
 		}
 	}
@@ -175,6 +193,23 @@ func (l *Listener) checkTLS(k *checker, path string) {
 		return
 	}
 	k.warn(path+".insecure_plaintext", WarnInsecure, "other machines reach "+l.Address.String()+" without TLS", "")
+}
+
+// checkPQ: TLS 1.2 has no hybrid key exchange.
+func checkPQ(k *checker, path string, required bool, least TLSVersion) {
+	if required && least == TLS12 && !k.anyBad(path+".tls.min_version", path+".tls.require_pq") {
+		k.fail(path+".tls.require_pq", CodeConflict, "the hybrid key exchange is TLS 1.3's, and min_version is 1.2", "remove min_version")
+	}
+}
+
+func (p *ProxyProtocol) check(k *checker, path string) {
+	unique(k, path+".trusted", p.Trusted)
+	for i, network := range p.Trusted {
+		at := index(path+".trusted", i)
+		if network.IsValid() && network != network.Masked() {
+			k.fail(at, CodeFormat, fmt.Sprintf("%q has bits behind its length", network), network.Masked().String())
+		}
+	}
 }
 
 func (l *Listener) checkCaller(k *checker, path string) {
@@ -198,6 +233,7 @@ func (l *Listener) checkTargets(k *checker, path string) {
 		l.checkProtocol(k, path)
 	}
 	k.clusterRef(path+".cluster", l.Cluster)
+	l.checkClusterProtocols(k, path)
 	names, matches := map[string]string{}, map[string]int{}
 	for i := range l.Routes {
 		at, r := index(path+".routes", i), &l.Routes[i]
@@ -208,6 +244,16 @@ func (l *Listener) checkTargets(k *checker, path string) {
 			continue
 		}
 		matches[r.Match.key()] = i
+	}
+}
+
+// checkClusterProtocols: a PROXY header says for whom one connection was made, and requests of many clients share connections.
+func (l *Listener) checkClusterProtocols(k *checker, path string) {
+	for i, r := range l.Routes {
+		if c := k.config.Cluster(r.Cluster); c != nil && c.ProxyProtocol != ProxyProtocolNone {
+			k.fail(index(path+".routes", i)+".cluster", CodeProtocol, fmt.Sprintf("cluster %q sends PROXY headers, which HTTP requests cannot share", r.Cluster),
+				"services learn the client from X-Forwarded-For; proxy_protocol is for TCP")
+		}
 	}
 }
 

@@ -92,8 +92,12 @@ func (c *Config) complete() {
 // inherit copies the keys that the document does not set at the path.
 func (c *Config) inherit(path string, into, from reflect.Value) {
 	for _, f := range fieldsOf(into.Type()) {
-		if !c.source.has(join(path, f.key)) {
+		at := join(path, f.key)
+		switch {
+		case !c.source.has(at):
 			into.Field(f.index).Set(from.Field(f.index))
+		case isSection(f.typ):
+			c.inherit(at, into.Field(f.index), from.Field(f.index))
 		}
 	}
 }

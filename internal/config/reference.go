@@ -137,7 +137,7 @@ var typeNames = map[string]string{
 	"time.Duration": "duration", "config.Size": "size", "time.Time": "time", "config.Address": "address", "config.Socket": "socket path",
 	"spiffeid.ID": "SPIFFE ID", "spiffeid.TrustDomain": "trust domain", "config.IDPattern": "SPIFFE ID pattern",
 	"config.PrincipalPattern": "SPIFFE ID pattern or `anonymous`", "config.PathTemplate": "path template", "config.HostPattern": "host",
-	"config.Secret": "secret", "config.TestRequest": "request",
+	"config.Secret": "secret", "netip.Prefix": "network", "config.TestRequest": "request",
 }
 
 // keyComment is the doc comment of a key, under the name that the document gives it.

@@ -20,6 +20,25 @@ type Route struct {
 	Timeout time.Duration `config:"timeout"`
 	// AllowUpgrade lists the protocols to which a connection may be upgraded: websocket.
 	AllowUpgrade []Upgrade `config:"allow_upgrade"`
+	// RetryOn lists the answers, 502, 503 and 504, to which an idempotent request without body is sent again, within the cluster's
+	// retries.
+	RetryOn []RetryStatus `config:"retry_on"`
+	// Relax lists forms of a path that are refused because readers take them differently, and that the service behind this route
+	// needs: encoded_slash (%2F), encoded_percent (%25 before two digits), semicolon (;), encoded_backslash (%5C),
+	// empty_segments (//). They are judged and forwarded as they came.
+	Relax []PathForm `config:"relax"`
+}
+
+// RetryStatus is an answer that may be tried again.
+type RetryStatus string
+
+func (RetryStatus) values() []string { return []string{"502", "503", "504"} }
+
+// PathForm is a form of a path that is refused unless a route takes it; package canonical has the same names.
+type PathForm string
+
+func (PathForm) values() []string {
+	return []string{"encoded_slash", "encoded_percent", "semicolon", "encoded_backslash", "empty_segments"}
 }
 
 // Match is what a request must have; every key that is there must hold.
@@ -47,10 +66,19 @@ func (Upgrade) values() []string { return []string{string(UpgradeWebSocket)} }
 func (r *Route) check(k *checker, path string) {
 	k.clusterRef(path+".cluster", r.Cluster)
 	k.orZero(path+".timeout", r.Timeout, time.Millisecond, day)
-	if len(slices.Compact(slices.Sorted(slices.Values(r.AllowUpgrade)))) < len(r.AllowUpgrade) {
-		k.fail(path+".allow_upgrade", CodeDuplicate, "a protocol stands there twice", "")
-	}
+	twice(k, path+".allow_upgrade", r.AllowUpgrade)
+	twice(k, path+".retry_on", r.RetryOn)
+	twice(k, path+".relax", r.Relax)
 	r.Match.check(k, path+".match")
+}
+
+// twice checks that a list of values says nothing twice.
+func twice[T ~string](k *checker, path string, list []T) {
+	for i, value := range list {
+		if slices.Contains(list[:i], value) {
+			k.fail(index(path, i), CodeDuplicate, fmt.Sprintf("%q stands there twice", abbreviate(string(value))), "remove one of them")
+		}
+	}
 }
 
 func (m *Match) check(k *checker, path string) {

@@ -3,8 +3,10 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -92,7 +94,7 @@ func (s *schemaWriter) text(t reflect.Type) map[string]any {
 		values := []any{}
 		for _, value := range kind.values() {
 			values = append(values, value)
-			if t == reflect.TypeFor[TLSVersion]() { // 1.3 without quotes is a number to YAML
+			if _, err := strconv.ParseFloat(value, 64); err == nil { // 1.3 without quotes is a number to YAML
 				values = append(values, json.Number(value))
 			}
 		}
@@ -116,7 +118,7 @@ func (s *schemaWriter) text(t reflect.Type) map[string]any {
 		form["pattern"] = `^/`
 	case time.Time:
 		form["format"] = "date-time"
-	case Socket, Secret, Address, HostPattern, TestRequest, LogPath, spiffeid.TrustDomain:
+	case Socket, Secret, Address, HostPattern, TestRequest, LogPath, netip.Prefix, spiffeid.TrustDomain:
 	default:
 		form["type"] = scalarTypes
 	}

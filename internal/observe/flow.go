@@ -39,6 +39,10 @@ type TLSFacts struct {
 	Version string // "1.3"
 	Group   string // key exchange, "X25519MLKEM768"
 	ALPN    string
+	// ServerName and JA4 are the client's word, from its ClientHello; of accepted connections only.
+	ServerName string
+	JA4        string
+	Resumed    bool
 }
 
 // Access is the record of one request, written when its response has ended.

@@ -29,7 +29,9 @@ const (
 	PeerRevoked            Reason = "peer_revoked"              // on the revocation index
 	PeerUnexpectedID       Reason = "peer_unexpected_id"        // verified, but not one of the expected SPIFFE IDs
 	HandshakeFailed        Reason = "handshake_failed"          // the TLS protocol itself: version, suite, bad record
+	PeerNoPQ               Reason = "peer_no_pq"                // require_pq, and the peer offers no hybrid key exchange
 	HandshakeTimeout       Reason = "handshake_timeout"         // not finished in time
+	ProxyProtocol          Reason = "proxy_protocol"            // the PROXY header is missing, malformed, or from a source not trusted to send it
 	NoCredential           Reason = "no_credential"             // this process has no SVID or bundle to serve with
 )
 
@@ -57,6 +59,8 @@ const (
 	UpstreamReset      Reason = "upstream_reset"       // 502: closed before the response was complete
 	RequestTimeout     Reason = "request_timeout"      // 408
 	TooManyConnections Reason = "too_many_connections" // 503, or refused at accept
+	TooManyRequests    Reason = "too_many_requests"    // 429: the limit of requests under way, or of their rate
+	UpstreamOverloaded Reason = "upstream_overloaded"  // 503: a limit of the cluster
 	Internal           Reason = "internal"             // 500
 )
 
@@ -69,6 +73,8 @@ const (
 	CredentialExpired Reason = "credential_expired" // the peer's or our own SVID ended while the connection lived
 	Revoked           Reason = "revoked"            // the peer's or our own credential was revoked while the connection lived
 	PolicyChanged     Reason = "policy_changed"     // a new policy denies what was open
+	ProtocolError     Reason = "protocol_error"     // the peer broke the rules of HTTP/2
+	Abuse             Reason = "abuse"              // the peer resets, pings or fragments more than an honest one has reason to
 	Drained           Reason = "drained"            // shutdown, or a listener or route that a new configuration no longer has
 	IOError           Reason = "io_error"           // reset or another transport error
 )

@@ -86,13 +86,15 @@ func StatusOf(reason observe.Reason) int {
 		return 414
 	case observe.Misdirected:
 		return 421
+	case observe.TooManyRequests:
+		return 429
 	case observe.HeadTooLarge:
 		return 431
 	case observe.NotImplemented:
 		return 501
 	case observe.UpstreamProtocol, observe.UpstreamReset:
 		return 502
-	case observe.UpstreamConnect, observe.UpstreamTLS, observe.UpstreamNone, observe.TooManyConnections:
+	case observe.UpstreamConnect, observe.UpstreamTLS, observe.UpstreamNone, observe.UpstreamOverloaded, observe.TooManyConnections:
 		return 503
 	case observe.UpstreamTimeout:
 		return 504

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -55,6 +56,15 @@ func reset(c io.Closer) error {
 	return c.Close()
 }
 
+// Tunnel returns the byte stream behind a response with status 101 to a request with Upgrade: reads begin with what the upstream
+// sent after its head. The body that has it needs no Close then, but for an error; who takes the stream closes it.
+func Tunnel(resp *Response) (Stream, error) {
+	if body, ok := resp.Body.(interface{ Tunnel() (Stream, error) }); ok && resp.Status == 101 {
+		return body.Tunnel()
+	}
+	return nil, errors.New("no upgrade was answered with 101")
+}
+
 // Handler answers requests, whatever the engine. ServeExchange returns when the response has been written or cannot be; nothing
 // of the exchange may be used afterwards. The context ends with the connection or the stream.
 type Handler interface {
@@ -68,7 +78,7 @@ type HandlerFunc func(ctx context.Context, ex Exchange)
 func (f HandlerFunc) ServeExchange(ctx context.Context, ex Exchange) { f(ctx, ex) }
 
 // Exchange is one request and the way to answer it. It belongs to the handler's goroutine; only the request's body may be read
-// by another one meanwhile.
+// by another one meanwhile, and Cut may be called by anybody.
 type Exchange interface {
 	// Request is the message as the engine read it; the handler may change it.
 	Request() *Request
@@ -79,8 +89,13 @@ type Exchange interface {
 	// case the client sees that the message is incomplete.
 	WriteResponse(resp *Response) error
 	// Tunnel answers an upgrade with the 101 in resp and hands over the stream, which the handler closes. Reads begin with what
-	// the client sent after its request. Not more than one of WriteResponse and Tunnel is called.
+	// the client sent after its request. Not more than one of WriteResponse and Tunnel is called. On HTTP/2 the answer is the 200
+	// of an extended CONNECT, and the stream one of the connection's (RFC 8441).
 	Tunnel(resp *Response) (Stream, error)
+	// Cut ends the exchange at once, whatever is under way, so that the client sees a failure; the handler's context ends with
+	// that cause. On HTTP/1 that ends the connection, on HTTP/2 the stream only. It may be called from any goroutine until the
+	// handler has returned.
+	Cut(cause *Error)
 	// Abort ends the exchange without a response, or breaks off the one under way, so that the client sees a failure. On HTTP/1
 	// that ends the connection.
 	Abort()

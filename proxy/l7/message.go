@@ -49,7 +49,9 @@ type Request struct {
 	Body Body
 	// ContentLength is the length of the body, 0 for none, -1 when it is unknown until its end.
 	ContentLength int64
-	// Upgrade is the protocol that the client asks to switch to, in lower case; empty when it does not.
+	// Upgrade is the protocol that the client asks to switch to, in lower case; empty when it does not. On every version of HTTP
+	// the request then looks as on HTTP/1: GET with the fields of RFC 6455 for "websocket"; engines translate from and to the
+	// extended CONNECT of RFC 8441.
 	Upgrade string
 	// ExpectContinue: the client waits for 100 (Continue) before it sends the body. The engine sends it when Body is first read.
 	ExpectContinue bool
@@ -75,7 +77,7 @@ type Response struct {
 	// Reason is the phrase of an HTTP/1 status line; the engine writes the usual one when it is empty.
 	Reason string
 	Header Header
-	// Body is never nil in a response from RoundTrip and must be closed. In one that a handler makes, nil is an empty body.
+	// Body is never nil in a response from RoundTrip and must be closed; of a 101 it is what Tunnel asks for the stream. In one that a handler makes, nil is an empty body.
 	Body Body
 	// ContentLength is the length of the body, -1 when it is unknown until its end. In a response to HEAD and in 304 it is what
 	// the head said, -1 for nothing.

@@ -37,6 +37,8 @@ type ServerConn struct {
 	writer writer
 	// requests counts those that began on this connection.
 	requests int
+	// cut ends the connection at once; set by Serve.
+	cut context.CancelCauseFunc
 
 	draining atomic.Bool
 	// idle: nothing of a request has been received, and the connection waits for it.
@@ -55,15 +57,17 @@ func (s *Server) NewConn(stream l7.Stream) *ServerConn {
 // Serve answers requests, one after the other, until the connection ends; it closes the stream and says why. Cancelling the
 // context aborts the connection at once; the reason is then that of an *l7.Error given as the cause, or Drained.
 func (c *ServerConn) Serve(ctx context.Context) observe.Reason {
+	ctx, c.cut = context.WithCancelCause(ctx)
+	defer c.cut(nil)
 	stop := context.AfterFunc(ctx, func() { _ = l7.Abort(c.stream) })
 	defer stop()
 	defer c.close()
 	for {
 		if reason, ok := c.await(); !ok {
-			return cut(ctx, reason)
+			return endedBy(ctx, reason)
 		}
 		if reason, ok := c.exchange(ctx); !ok {
-			return cut(ctx, reason)
+			return endedBy(ctx, reason)
 		}
 		c.reader.release()
 	}
@@ -84,8 +88,8 @@ func (c *ServerConn) close() {
 	c.reader.release()
 }
 
-// cut replaces the reason by that of the context when that is what ended the connection.
-func cut(ctx context.Context, reason observe.Reason) observe.Reason {
+// endedBy replaces the reason by that of the context when that is what ended the connection.
+func endedBy(ctx context.Context, reason observe.Reason) observe.Reason {
 	if ctx.Err() == nil {
 		return reason
 	}

@@ -252,6 +252,9 @@ func (x *serverExchange) Tunnel(resp *l7.Response) (l7.Stream, error) {
 	return newTunnel(&x.conn.reader)
 }
 
+// Cut implements l7.Exchange: the connection has nothing but this exchange.
+func (x *serverExchange) Cut(cause *l7.Error) { x.conn.cut(cause) }
+
 // Abort implements l7.Exchange.
 func (x *serverExchange) Abort() { x.breakOff(observe.UpstreamReset) }
 
