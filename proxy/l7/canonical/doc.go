@@ -9,6 +9,8 @@
 //     segments (RFC 3986, Section 6.2.2). Encoded or raw separators ("%2F", "\", "%5C"), path parameters (";", "%3B"), controls,
 //     double encodings and what is no UTF-8 are refused as ambiguous.
 //
+// A Profile relaxes the last rule for services that need it, by name and never for dot segments, controls or what is no UTF-8.
+//
 // Every function is idempotent: what it returns, it returns unchanged. The package is pure, and shared by requests and by
 // explanations of decisions. It does not look at the query, which no rule matches, beyond what the engines check.
 package canonical

@@ -7,33 +7,34 @@ import (
 	"github.com/postern-proxy/postern/proxy/l7"
 )
 
-// Request brings method, authority and path of the request into canonical form, and sets Host. The error is an *l7.Error with
-// reason BadRequest, AmbiguousPath, NotImplemented or UpgradeRefused; the request is then not to be forwarded.
-func Request(r *l7.Request) error {
+// Request brings method, authority and path of the request into canonical form, and sets Host. It returns which relaxations of the
+// profile the path needed; see Path. The error is an *l7.Error with reason BadRequest, AmbiguousPath or UpgradeRefused; the request
+// is then not to be forwarded.
+func Request(r *l7.Request, p Profile) (used Profile, err error) {
 	if err := Method(r.Method); err != nil {
-		return err
+		return 0, err
 	}
 	if r.Method == "CONNECT" {
-		return refuse(observe.UpgradeRefused, "CONNECT is not allowed")
+		return 0, refuse(observe.UpgradeRefused, "CONNECT is not allowed")
 	}
 	host, port, err := Host(r.Authority)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := checkScheme(r.Scheme); err != nil {
-		return err
+		return 0, err
 	}
 	r.Host = host
 	r.Authority = authority(r.Authority, host, port, r.Scheme)
 	if r.Path == "*" {
-		return checkAsterisk(r.Method, r.RawQuery)
+		return 0, checkAsterisk(r.Method, r.RawQuery)
 	}
-	path, err := Path(r.Path)
+	path, used, err := Path(r.Path, p)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r.Path = path
-	return checkQuery(r.RawQuery)
+	return used, checkQuery(r.RawQuery)
 }
 
 // Method accepts a token without lower-case letters. Methods are case-sensitive (RFC 9110, Section 9.1), but services exist that

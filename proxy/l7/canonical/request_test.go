@@ -70,7 +70,7 @@ func request(method, scheme, authority, path, query string) *l7.Request {
 
 func TestRequestIsForwardedAsItIsJudged(t *testing.T) {
 	r := request("GET", "https", "Example.org.:443", "/public/%2e%2e//adm%69n", "q=%2F..;x")
-	if err := Request(r); err != nil {
+	if _, err := Request(r, 0); err != nil {
 		t.Fatal(err)
 	}
 	if r.Host != "example.org" || r.Authority != "example.org" || r.Path != "/admin" || r.RawQuery != "q=%2F..;x" {
@@ -78,7 +78,7 @@ func TestRequestIsForwardedAsItIsJudged(t *testing.T) {
 	}
 	for authority, want := range map[string]string{"a:80": "a", "a:443": "a:443", "A:8080": "a:8080", "a:8080": "a:8080", "a:": "a", "[::1]:80": "[::1]"} {
 		r := request("GET", "http", authority, "/", "")
-		if err := Request(r); err != nil || r.Authority != want {
+		if _, err := Request(r, 0); err != nil || r.Authority != want {
 			t.Errorf("%q becomes %q, %v; want %q", authority, r.Authority, err, want)
 		}
 	}
@@ -104,12 +104,12 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			if err := Request(row.request); err == nil || l7.ReasonOf(err, "") != row.reason {
+			if _, err := Request(row.request, 0); err == nil || l7.ReasonOf(err, "") != row.reason {
 				t.Errorf("%v, want %s", err, row.reason)
 			}
 		})
 	}
-	if err := Request(request("OPTIONS", "http", "a", "*", "")); err != nil {
+	if _, err := Request(request("OPTIONS", "http", "a", "*", ""), 0); err != nil {
 		t.Error(err)
 	}
 }
@@ -121,11 +121,11 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, authority, path, query string) {
 		for _, scheme := range []string{"http", "https"} {
 			once := request(method, scheme, authority, path, query)
-			if Request(once) != nil {
+			if _, err := Request(once, 0); err != nil {
 				return
 			}
 			twice := request(once.Method, scheme, once.Authority, once.Path, once.RawQuery)
-			if err := Request(twice); err != nil || twice.Authority != once.Authority || twice.Host != once.Host || twice.Path != once.Path {
+			if _, err := Request(twice, 0); err != nil || twice.Authority != once.Authority || twice.Host != once.Host || twice.Path != once.Path {
 				t.Fatalf("%q %q become %+v and then %+v, %v", authority, path, once, twice, err)
 			}
 		}
@@ -139,7 +139,7 @@ func BenchmarkRequest(b *testing.B) {
 			r := &l7.Request{}
 			for b.Loop() {
 				*r = l7.Request{Method: "GET", Scheme: "https", Authority: "orders.example.org:8443", Path: path, RawQuery: "page=2"}
-				if err := Request(r); err != nil {
+				if _, err := Request(r, 0); err != nil {
 					b.Fatal(err)
 				}
 			}
