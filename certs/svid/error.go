@@ -36,13 +36,13 @@ func clip(s string) string {
 	return s[:maxText] + "…"
 }
 
-// foreignError carries an error that another package made from a peer's bytes: its text is bounded and free of control characters,
-// which a log could take for a line of its own (the class of GO-2026-5039).
+// foreignError carries an error that another package made from a peer's bytes: its text is bounded and printable ASCII, so that a log
+// cannot take a part of it for a line of its own (the class of GO-2026-5039), nor a reader one name for another.
 type foreignError struct{ err error }
 
 func (e foreignError) Error() string {
 	text := clip(e.err.Error())
-	if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return strconv.QuoteToASCII(text)
 	}
 	return text

@@ -1,8 +1,12 @@
 package svid
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/asn1"
+	"math/big"
 	"os"
 	"strconv"
 	"strings"
@@ -71,6 +75,99 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
+// fuzzTree is an authority with fixed keys and times: it signs whatever the fuzzer makes of a leaf, so that mutations reach behind
+// the check of the signature.
+func fuzzTree(t testing.TB) (root, signing *x509.Certificate, key ed25519.PrivateKey) {
+	t.Helper()
+	seed := func(b byte) ed25519.PrivateKey {
+		return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, ed25519.SeedSize))
+	}
+	life := func(c *x509.Certificate) {
+		c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(1), corpusTime.Add(-time.Hour), corpusTime.Add(time.Hour)
+	}
+	template := authorityTemplate("root")
+	life(template)
+	root, _ = mint(t, template, template, seed(1).Public(), seed(1), nil)
+	template = authorityTemplate("signing")
+	life(template)
+	signing, _ = mint(t, template, root, seed(2).Public(), seed(1), nil)
+	return root, signing, seed(2)
+}
+
+// resign puts a signature of the key on a certificate, over its TBSCertificate as it stands; nil if there is none to be found.
+func resign(cert []byte, key ed25519.PrivateKey) []byte {
+	var outer, tbs, algorithm asn1.RawValue
+	if _, err := asn1.Unmarshal(cert, &outer); err != nil {
+		return nil
+	}
+	rest, err := asn1.Unmarshal(outer.Bytes, &tbs)
+	if err != nil {
+		return nil
+	}
+	if rest, err = asn1.Unmarshal(rest, &algorithm); err != nil {
+		return nil
+	}
+	if _, err = asn1.Unmarshal(rest, &algorithm); err == nil {
+		rest, _ = asn1.Unmarshal(rest, &algorithm) // what follows the signature stays
+	}
+	return der(tagSequence, tbs.FullBytes, []byte("\x30\x05\x06\x03\x2b\x65\x70"), der(tagBits, []byte{0}, ed25519.Sign(key, tbs.FullBytes)), rest)
+}
+
+// Whatever an authority of the bundle signs: no panic; nothing accepted that the profile alone refuses, nor that go-spiffe refuses, nor
+// without what a leaf must have.
+func FuzzVerifyLeaf(f *testing.F) {
+	root, signing, key := fuzzTree(f)
+	pool := x509.NewCertPool()
+	pool.AddCert(root)
+	roots := map[spiffeid.TrustDomain]*x509.CertPool{corpusDomain: pool}
+	bundle := x509bundle.FromX509Authorities(corpusDomain, []*x509.Certificate{root})
+	for _, edit := range []func(*rawCertificate){
+		func(*rawCertificate) {},
+		func(r *rawCertificate) {
+			r.set(oidSubjectAltName, true, der(tagSequence, uriName(mintID), uriName(mintID+"2"), dnsName("a.test")))
+		},
+		func(r *rawCertificate) { r.drop(oidExtKeyUsage) },
+		func(r *rawCertificate) { r.afterSignature = []byte(null) },
+		func(r *rawCertificate) { r.set(oidBasicConstraints, true, der(tagSequence, []byte(derTrue))) },
+		func(r *rawCertificate) {
+			r.key = rsaSPKI(big.NewInt(0).SetBytes(bytes.Repeat([]byte{0xff}, 256)), []byte{1, 0, 1})
+		},
+	} {
+		template := leafTemplate()
+		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(7), corpusTime.Add(-time.Hour), corpusTime.Add(time.Hour)
+		_, seed := mint(f, template, signing, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public(), key, edit)
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, leaf []byte) {
+		signed := resign(leaf, key)
+		cert, err := x509.ParseCertificate(signed)
+		if err != nil {
+			return
+		}
+		chain := []*x509.Certificate{cert, signing}
+		for _, role := range roles {
+			options := VerifyOptions{Role: role, Now: corpusTime, MaxChain: DefaultMaxChain}
+			_, profile := verifyProfile(chain, options)
+			verified, err := Verify(chain, roots, options)
+			if err != nil {
+				wantHarmlessText(t, err)
+				continue
+			}
+			if profile != nil {
+				t.Fatalf("accepted, though the profile says %v", profile)
+			}
+			if cert.IsCA || len(cert.URIs) != 1 || cert.URIs[0].String() != verified.ID.String() || len(cert.Raw) != len(signed) ||
+				cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 || len(cert.ExtKeyUsage) == 0 || len(cert.UnhandledCriticalExtensions) > 0 {
+				t.Fatalf("accepted as %q: %x", verified.ID, signed)
+			}
+			id, _, err := x509svid.Verify(chain, bundle, x509svid.WithTime(corpusTime))
+			if err != nil || id != verified.ID {
+				t.Fatalf("accepted %q, but go-spiffe says %q, %v", verified.ID, id, err)
+			}
+		}
+	})
+}
+
 func FuzzParseChain(f *testing.F) {
 	ca := testkit.NewCA(f, "example.org")
 	f.Add(testkit.ChainPEM(ca.Leaf(f)))
@@ -122,5 +219,19 @@ func TestFuzzingStartsFromAChainThatIsAccepted(t *testing.T) {
 	}
 	if _, err := Verify(chain, corpusRoots(t), VerifyOptions{Role: Client, Now: corpusTime}); err != nil {
 		t.Errorf("every seed is refused: %v", err)
+	}
+}
+
+func TestFuzzedAuthoritySignsWhatIsAccepted(t *testing.T) {
+	t.Parallel()
+	root, signing, key := fuzzTree(t)
+	template := leafTemplate()
+	template.NotBefore, template.NotAfter = corpusTime.Add(-time.Hour), corpusTime.Add(time.Hour)
+	_, der := mint(t, template, signing, testkit.NewKey(t).Public(), key, nil)
+	pool := x509.NewCertPool()
+	pool.AddCert(root)
+	chain := []*x509.Certificate{parseAll(t, [][]byte{resign(der, key)})[0], signing}
+	if _, err := Verify(chain, map[spiffeid.TrustDomain]*x509.CertPool{corpusDomain: pool}, VerifyOptions{Role: Client, Now: corpusTime}); err != nil {
+		t.Errorf("every input of FuzzVerifyLeaf is refused: %v", err)
 	}
 }

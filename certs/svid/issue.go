@@ -70,6 +70,9 @@ func checkIdentity(leaf Leaf) error {
 	if leaf.ID.Path() == "" {
 		return fmt.Errorf("SPIFFE ID %q has no path", leaf.ID.String())
 	}
+	if n := len(leaf.ID.String()); n > maxID {
+		return fmt.Errorf("SPIFFE ID has %d bytes, more than %d", n, maxID)
+	}
 	if leaf.Authority == nil || !leaf.Authority.IsCA || leaf.Authority.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return errors.New("authority is no certificate authority")
 	}

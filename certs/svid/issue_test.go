@@ -44,7 +44,7 @@ func TestTemplateBecomesAnSVIDWithTheProfileOfTheStandard(t *testing.T) {
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != "spiffe://example.org/workload" {
 		t.Errorf(`"An X.509 SVID MUST contain exactly one URI SAN" (Section 2): URIs are %v`, leaf.URIs)
 	}
-	if !bytes.Equal(leaf.RawSubject, emptySubject) || !critical(leaf, oidSubjectAltName) {
+	if !bytes.Equal(leaf.RawSubject, emptyName) || !critical(leaf, oidSubjectAltName) {
 		t.Error(`"the URI SAN extension MUST be marked as critical if Subject is omitted" (Section 3.1)`)
 	}
 	if !leaf.BasicConstraintsValid || leaf.IsCA {
@@ -80,6 +80,7 @@ func TestTemplateRefusesWhatMayNotBeSigned(t *testing.T) {
 	}{
 		{`"Leaf certificate SPIFFE IDs MUST have a non-root path component" (Section 3.1)`, func(l *Leaf) { l.ID = ca.TrustDomain.ID() }},
 		{"no ID", func(l *Leaf) { l.ID = spiffeid.ID{} }},
+		{"an ID of 2049 bytes (SPIFFE-ID, Section 2.3)", func(l *Leaf) { l.ID = ca.ID(t, "/"+strings.Repeat("a", maxID-len("spiffe://example.org"))) }},
 		{"weak key", func(l *Leaf) { l.PublicKey = p224.Public() }},
 		{"RSA 1024", func(l *Leaf) { l.PublicKey = weakRSA(1024, 65537) }},
 		{"no key", func(l *Leaf) { l.PublicKey = nil }},

@@ -19,8 +19,8 @@ const (
 	maxRSAExponent = 1<<31 - 1
 )
 
-// CheckKey refuses public keys below the floor: it takes ECDSA on P-256, P-384 and P-521, Ed25519, and RSA of 2048 to 8192 bits with
-// an odd exponent of at least 65537.
+// CheckKey refuses public keys below the floor: it takes ECDSA on P-256, P-384 and P-521, Ed25519, and RSA of 2048 to 8192 bits in
+// whole octets, with an odd exponent of at least 65537.
 func CheckKey(key crypto.PublicKey) error {
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
@@ -46,6 +46,8 @@ func checkRSA(key *rsa.PublicKey) error {
 	switch {
 	case bits < minRSABits || bits > maxRSABits:
 		return fmt.Errorf("RSA modulus has %d bits, not %d to %d", bits, minRSABits, maxRSABits)
+	case bits%8 != 0:
+		return fmt.Errorf("RSA modulus has %d bits, which are no whole octets", bits) // no sound generator makes such keys
 	case key.N.Bit(0) == 0:
 		return errors.New("RSA modulus is even")
 	case key.E < minRSAExponent || key.E > maxRSAExponent || key.E%2 == 0:

@@ -361,7 +361,7 @@ func TestVerifyRefusesMalformedCertificates(t *testing.T) {
 		{`"MUST mark the [basic constraints] extension as critical" (4.2.1.9)`, 1, func(c *x509.Certificate) { uncritical(c, oidBasicConstraints) }},
 		{"authority without basic constraints", 1, func(c *x509.Certificate) { drop(c, oidBasicConstraints) }},
 		{`"If the subject field contains an empty sequence, [...] MUST mark subjectAltName as critical" (4.2.1.6)`, 0, func(c *x509.Certificate) {
-			c.RawSubject = emptySubject
+			c.RawSubject = emptyName
 			uncritical(c, oidSubjectAltName)
 		}},
 		{`name constraints "MUST be used only in a CA certificate" (4.2.1.10)`, 0, func(c *x509.Certificate) {
