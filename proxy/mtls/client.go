@@ -30,6 +30,9 @@ type ClientOptions struct {
 	Revocations func() *revocation.Index
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13; zero means 1.3.
 	MinVersion uint16
+	// RequirePQ offers only post-quantum hybrids for the key exchange, and with them TLS 1.3; a server that takes none of them is
+	// refused with the reason PeerNoPQ.
+	RequirePQ bool
 	// ALPN is what we offer, best first; empty offers nothing.
 	ALPN []string
 	// Timeout bounds the handshake; zero means DefaultTimeout.
@@ -41,7 +44,7 @@ type ClientOptions struct {
 // Client originates TLS. Safe for concurrent use.
 type Client struct {
 	options ClientOptions
-	live    live
+	epochs  epochs
 }
 
 // NewClient returns a Client; it asks for credentials only when a handshake begins.
@@ -55,21 +58,25 @@ func NewClient(options ClientOptions) *Client {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
+	if options.Revocations == nil {
+		options.Revocations = noRevocations
+	}
 	c := &Client{options: options}
-	c.live = live{from: options.Credentials, build: c.credential}
+	c.epochs = epochs{from: options.Credentials, presented: options.Mutual, index: options.Revocations, now: options.Now, configure: c.configure}
 	return c
 }
 
-func (c *Client) credential(x *source.X509) (*credential, error) {
-	config := baseConfig(c.options.MinVersion, c.options.ALPN)
+func (c *Client) configure(x *source.X509) *tls.Config {
+	config := baseConfig(c.options.MinVersion, c.options.RequirePQ, c.options.ALPN)
 	config.Time = c.options.Now
 	// Host names say nothing about a SPIFFE ID: VerifyConnection judges instead, and is set for every handshake.
 	config.InsecureSkipVerify = true
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
 	if c.options.Mutual {
 		// A function, not Certificates: our SVID is presented whatever authorities the server hints at.
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &x.Certificate, nil }
 	}
-	return newCredential(x, c.options.Mutual, config)
+	return config
 }
 
 // Generation is that of the credential which a handshake would use now; zero when there is none.
@@ -80,10 +87,11 @@ func (c *Client) Generation() uint64 {
 	return 0
 }
 
-// Handshake originates TLS on raw to the server of that name, which is sent as SNI unless it is an IP address or empty. The error
-// is an *Error; raw is closed then. The context bounds the handshake only.
+// Handshake originates TLS on raw to the server of that name, which is sent as SNI unless it is an IP address or empty. A session
+// with the same remote address and name is resumed if the server still knows it. The error is an *Error; raw is closed then. The
+// context bounds the handshake only.
 func (c *Client) Handshake(ctx context.Context, raw net.Conn, serverName string) (*Conn, error) {
-	own, err := c.live.get()
+	own, err := c.epochs.get()
 	if err == nil && own == nil {
 		err = errors.New("there is no X.509-SVID or bundle to verify the server with")
 	}
@@ -91,27 +99,21 @@ func (c *Client) Handshake(ctx context.Context, raw net.Conn, serverName string)
 		_ = raw.Close()
 		return nil, &Error{Reason: observe.NoCredential, Err: err}
 	}
-	check := verification{roots: own.x509, role: svid.Server, index: c.options.Revocations, now: c.options.Now, expect: c.expected}
+	check := verification{epoch: own, role: svid.Server, index: c.options.Revocations, now: c.options.Now, expect: c.expected}
 	config := own.config.Clone()
 	config.VerifyConnection = check.verify
+	config.ClientSessionCache = sessionsWith(own.config.ClientSessionCache, raw.RemoteAddr(), serverName)
 	if _, err := netip.ParseAddr(serverName); err != nil {
 		config.ServerName = serverName
 	}
-	conn := &handshakeConn{Conn: raw}
-	done, err := handshake(ctx, conn, c.options.Timeout, tls.Client(conn, config), &check)
-	if err != nil {
-		return nil, err
-	}
-	if check.verified == nil {
-		_ = raw.Close()
-		return nil, &Error{Reason: observe.Internal, Err: errors.New("the server was not verified")}
-	}
-	return newConn(done, own, &check), nil
+	h := handshake{transport: &transport{Conn: raw}, timeout: c.options.Timeout, check: &check, mutual: true, requirePQ: c.options.RequirePQ}
+	h.session = tls.Client(h.transport, config)
+	return h.run(ctx)
 }
 
-func (c *Client) expected(v svid.Verified) error {
-	if c.options.Expect == nil || !c.options.Expect(v.ID) {
-		return &Error{Reason: observe.PeerUnexpectedID, Err: fmt.Errorf("the server is %q, which is not expected", v.ID.String())}
+func (c *Client) expected(peer *Peer) error {
+	if c.options.Expect == nil || !c.options.Expect(peer.ID()) {
+		return &Error{Reason: observe.PeerUnexpectedID, Err: fmt.Errorf("the server is %q, which is not expected", peer.ID().String())}
 	}
 	return nil
 }

@@ -15,9 +15,28 @@ import (
 // without it, the error is io.ErrUnexpectedEOF, wrapped.
 type Conn struct {
 	*tls.Conn
-	peer  *Peer
-	own   *credential
-	state tls.ConnectionState
+	transport *transport
+	peer      *Peer
+	own       *credential
+	subjects  []revocation.Subject // shared
+	// What is needed of the handshake's outcome; all of it would hold certificates.
+	version    uint16
+	group      tls.CurveID
+	alpn       string
+	serverName string
+	accepted   bool
+	resumed    bool
+	ja4        string
+}
+
+func newConn(session *tls.Conn, transport *transport, own *credential, chain *verifiedChain) *Conn {
+	state := session.ConnectionState()
+	c := &Conn{Conn: session, transport: transport, own: own, subjects: own.subjects, version: state.Version, group: state.CurveID,
+		alpn: state.NegotiatedProtocol, serverName: state.ServerName, resumed: state.DidResume}
+	if chain != nil {
+		c.peer, c.subjects = chain.peer, chain.subjects
+	}
+	return c
 }
 
 // Peer is the verified other end; nil where the peer was not asked for a certificate.
@@ -28,30 +47,29 @@ func (c *Conn) Own() *source.X509 { return c.own.x509 }
 
 // Version is the TLS version as "1.3".
 func (c *Conn) Version() string {
-	if c.state.Version == tls.VersionTLS12 {
+	if c.version == tls.VersionTLS12 {
 		return "1.2"
 	}
 	return "1.3"
 }
 
 // Group is the name of the key exchange, such as "X25519MLKEM768".
-func (c *Conn) Group() string { return c.state.CurveID.String() }
+func (c *Conn) Group() string { return c.group.String() }
 
 // ALPN is the negotiated protocol; empty for none.
-func (c *Conn) ALPN() string { return c.state.NegotiatedProtocol }
+func (c *Conn) ALPN() string { return c.alpn }
 
 // ServerName is what the client asked for; empty when it did not say. It is the client's word.
-func (c *Conn) ServerName() string { return c.state.ServerName }
+func (c *Conn) ServerName() string { return c.serverName }
 
 // NotAfter is when the first credential of either side ends.
 func (c *Conn) NotAfter() time.Time {
 	return earlier(c.peer.NotAfter(), c.own.notAfter)
 }
 
-// Subjects are all by which a revocation could concern the connection, of the peer and of our own credential.
-func (c *Conn) Subjects() []revocation.Subject {
-	return union(append([]revocation.Subject(nil), c.peer.Subjects()...), c.own.subjects)
-}
+// Subjects are all by which a revocation could concern the connection, of the peer and of our own credential. The slice is shared
+// and must not be changed.
+func (c *Conn) Subjects() []revocation.Subject { return c.subjects }
 
 // Recheck asks the index, which may be newer than the one of the handshake, about both sides. The error is an *Error with the
 // reason Revoked. To be called after the connection was registered: see package registry.
@@ -81,7 +99,7 @@ func abort(raw net.Conn) error {
 		case interface{ SetLinger(int) error }:
 			_ = t.SetLinger(0)
 			return raw.Close()
-		case *handshakeConn:
+		case *transport:
 			raw = t.Conn
 		default:
 			return raw.Close()
@@ -89,11 +107,18 @@ func abort(raw net.Conn) error {
 	}
 }
 
-// Facts are what records tell of the connection.
+// Facts are what records tell of the connection. Text that the peer chose is escaped.
 func (c *Conn) Facts() observe.TLSFacts {
-	return observe.TLSFacts{Peer: idString(c.peer), Serial: c.peer.Serial(), Issuer: c.peer.Issuer(),
+	facts := observe.TLSFacts{Peer: idString(c.peer), Serial: c.peer.Serial(), Issuer: c.peer.Issuer(),
 		Version: c.Version(), Group: c.Group(), ALPN: c.ALPN()}
+	if c.accepted {
+		facts.ServerName, facts.JA4, facts.Resumed = printable(c.serverName), c.ja4, c.resumed
+	}
+	return facts
 }
+
+// Resumed reports that the session was one of an earlier connection, whose certificates were verified again for this one.
+func (c *Conn) Resumed() bool { return c.resumed }
 
 func idString(p *Peer) string {
 	if p == nil {

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/postern-proxy/postern/certs/revocation"
@@ -17,43 +16,17 @@ type Credentials interface {
 	Get() *source.X509
 }
 
-// credential is what is computed once for each X.509-SVID.
+// credential is what is computed once for each X.509-SVID. It is immutable.
 type credential struct {
 	x509      *source.X509
 	presented bool
 	chain     []*x509.Certificate
 	subjects  []revocation.Subject // empty unless presented
 	notAfter  time.Time            // zero unless presented
-	config    *tls.Config          // copied for each handshake
 }
 
-// live keeps the credential of the current X.509-SVID. Safe for concurrent use: at a rotation several handshakes may compute the
-// same, and any of the results is good.
-type live struct {
-	from    Credentials
-	build   func(*source.X509) (*credential, error)
-	current atomic.Pointer[credential]
-}
-
-// get returns nil and no error when there is no SVID.
-func (l *live) get() (*credential, error) {
-	x := l.from.Get()
-	if x == nil {
-		return nil, nil //nolint:nilnil // none is an answer, which the caller turns into its reason
-	}
-	if c := l.current.Load(); c != nil && c.x509 == x {
-		return c, nil
-	}
-	c, err := l.build(x)
-	if err != nil {
-		return nil, err
-	}
-	l.current.Store(c)
-	return c, nil
-}
-
-func newCredential(x *source.X509, presented bool, config *tls.Config) (*credential, error) {
-	c := &credential{x509: x, presented: presented, config: config}
+func newCredential(x *source.X509, presented bool) (*credential, error) {
+	c := &credential{x509: x, presented: presented}
 	if !presented {
 		return c, nil
 	}
@@ -72,14 +45,17 @@ func newCredential(x *source.X509, presented bool, config *tls.Config) (*credent
 	return c, nil
 }
 
-// baseConfig is what both roles have in common.
-func baseConfig(minVersion uint16, alpn []string) *tls.Config {
+// baseConfig is what both roles have in common. A hybrid key exchange needs TLS 1.3.
+func baseConfig(minVersion uint16, requirePQ bool, alpn []string) *tls.Config {
+	minVersion = max(minVersion, tls.VersionTLS12)
+	if requirePQ {
+		minVersion = tls.VersionTLS13
+	}
 	return &tls.Config{
-		MinVersion:             max(minVersion, tls.VersionTLS12),
-		CipherSuites:           tls12Suites,
-		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
-		NextProtos:             alpn,
-		SessionTicketsDisabled: true,
+		MinVersion:       minVersion,
+		CipherSuites:     tls12Suites,
+		CurvePreferences: groups(requirePQ),
+		NextProtos:       alpn,
 		// One record for a small response instead of two: facts on crypto/tls records.
 		DynamicRecordSizingDisabled: true,
 		Renegotiation:               tls.RenegotiateNever,

@@ -3,9 +3,6 @@ package mtls
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 )
 
 // Gate bounds how many handshakes compute at once. A handshake that waits for its peer holds no place, so that thousands of
@@ -20,10 +17,9 @@ func NewGate(places int) *Gate {
 	return &Gate{places: make(chan struct{}, max(places, 1))}
 }
 
-// handshakeConn takes a place in the gate whenever the handshake computes, and gives it back while it waits to read. After the
-// handshake gate is nil, and what remains is to tell TLS that the end of the transport is not the end of the stream.
-type handshakeConn struct {
-	net.Conn
+// passage is one handshake's way through a gate: it holds a place whenever the handshake computes, and gives it back while the
+// handshake waits to read. A nil passage takes none.
+type passage struct {
 	gate    *Gate
 	given   <-chan struct{} // closed when the handshake's time is over
 	holding bool
@@ -31,58 +27,31 @@ type handshakeConn struct {
 
 var errGateFull = errors.New("too many handshakes at once")
 
-// errCut is the end of the transport. crypto/tls takes io.EOF from beneath it for the end of the stream when it comes between two
-// records, and io.ErrUnexpectedEOF likewise, though only close_notify is one (RFC 8446, Section 6.1); any other error it passes on.
-var errCut = fmt.Errorf("the connection ended without close_notify: %w", io.ErrUnexpectedEOF)
-
-func (c *handshakeConn) enter(ctx context.Context) error {
-	if c.gate == nil {
-		return nil
+// enter begins a handshake; no gate lets everybody through.
+func (g *Gate) enter(ctx context.Context) (*passage, error) {
+	if g == nil {
+		return nil, nil //nolint:nilnil // no passage is one that takes no place
 	}
-	c.given = ctx.Done()
-	return c.take()
+	p := &passage{gate: g, given: ctx.Done()}
+	return p, p.take()
 }
 
-func (c *handshakeConn) take() error {
-	select {
-	case c.gate.places <- struct{}{}:
-		c.holding = true
+func (p *passage) take() error {
+	if p == nil {
 		return nil
-	case <-c.given:
+	}
+	select {
+	case p.gate.places <- struct{}{}:
+		p.holding = true
+		return nil
+	case <-p.given:
 		return errGateFull
 	}
 }
 
-func (c *handshakeConn) release() {
-	if c.holding {
-		c.holding = false
-		<-c.gate.places
+func (p *passage) release() {
+	if p != nil && p.holding {
+		p.holding = false
+		<-p.gate.places
 	}
-}
-
-// leave ends the handshake.
-func (c *handshakeConn) leave() {
-	c.release()
-	c.gate = nil
-}
-
-// Read implements net.Conn, but never returns io.EOF.
-func (c *handshakeConn) Read(p []byte) (int, error) {
-	if c.gate == nil {
-		return c.read(p)
-	}
-	c.release()
-	n, err := c.read(p)
-	if takeErr := c.take(); err == nil {
-		err = takeErr
-	}
-	return n, err
-}
-
-func (c *handshakeConn) read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if errors.Is(err, io.EOF) {
-		err = errCut
-	}
-	return n, err
 }

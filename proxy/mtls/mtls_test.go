@@ -252,29 +252,6 @@ func TestRotationIsUsedByTheNextHandshake(t *testing.T) {
 	wantReason(t, err, observe.NoCredential)
 }
 
-func TestSessionIsNeverResumed(t *testing.T) {
-	ca := testkit.NewCA(t, "example.org")
-	s := NewServer(ServerOptions{Credentials: holder(t, ca, leafOf(t, ca, "/orders")), MinVersion: tls.VersionTLS12})
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		sessions := tls.NewLRUClientSessionCache(4)
-		for range 3 {
-			near, far := link(t)
-			go func() {
-				if conn, err := s.Handshake(t.Context(), near); err == nil {
-					_, _ = io.WriteString(conn, "x")
-				}
-			}()
-			client := tls.Client(far, &tls.Config{InsecureSkipVerify: true, ServerName: "a", ClientSessionCache: sessions, MaxVersion: version})
-			if _, err := client.Read(make([]byte, 1)); err != nil {
-				t.Fatal(err)
-			}
-			if client.ConnectionState().DidResume {
-				t.Fatalf("version %x: a session was resumed", version)
-			}
-		}
-	}
-}
-
 func TestVersionsBelowTheMinimumAreRefused(t *testing.T) {
 	ca := testkit.NewCA(t, "example.org")
 	s := NewServer(ServerOptions{Credentials: holder(t, ca, leafOf(t, ca, "/orders"))})
@@ -341,7 +318,7 @@ func TestOnlyCloseNotifyIsAnEnd(t *testing.T) {
 			_, _ = io.WriteString(writer, "half")
 			if orderly {
 				_ = writer.CloseWrite()
-			} else if err := writer.NetConn().(*handshakeConn).Conn.(*net.TCPConn).CloseWrite(); err != nil {
+			} else if err := writer.NetConn().(*transport).Conn.(*net.TCPConn).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
 			_ = reader.SetReadDeadline(time.Now().Add(5 * time.Second))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -27,6 +26,9 @@ type ServerOptions struct {
 	Revocations func() *revocation.Index
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13; zero means 1.3.
 	MinVersion uint16
+	// RequirePQ takes only clients whose key exchange is a post-quantum hybrid, and with it TLS 1.3; others are refused with the
+	// reason PeerNoPQ.
+	RequirePQ bool
 	// ALPN is what the listener speaks, best first; empty negotiates nothing.
 	ALPN []string
 	// Timeout bounds the handshake; zero means DefaultTimeout.
@@ -40,7 +42,7 @@ type ServerOptions struct {
 // Server terminates TLS. Safe for concurrent use.
 type Server struct {
 	options ServerOptions
-	live    live
+	epochs  epochs
 }
 
 // NewServer returns a Server; it asks for credentials only when a handshake begins.
@@ -54,13 +56,18 @@ func NewServer(options ServerOptions) *Server {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
+	if options.Revocations == nil {
+		options.Revocations = noRevocations
+	}
 	s := &Server{options: options}
-	s.live = live{from: options.Credentials, build: s.credential}
+	s.epochs = epochs{from: options.Credentials, presented: true, index: options.Revocations, now: options.Now, configure: s.configure}
 	return s
 }
 
-func (s *Server) credential(x *source.X509) (*credential, error) {
-	config := baseConfig(s.options.MinVersion, s.options.ALPN)
+func noRevocations() *revocation.Index { return nil }
+
+func (s *Server) configure(x *source.X509) *tls.Config {
+	config := baseConfig(s.options.MinVersion, s.options.RequirePQ, s.options.ALPN)
 	config.Certificates = []tls.Certificate{x.Certificate}
 	config.Time = s.options.Now
 	config.ClientAuth = tls.NoClientCert
@@ -68,12 +75,13 @@ func (s *Server) credential(x *source.X509) (*credential, error) {
 		// crypto/tls demands a certificate and proof of its key; what the certificate is worth is VerifyConnection's to say.
 		config.ClientAuth = tls.RequireAnyClientCert
 	}
-	return newCredential(x, true, config)
+	bindSessions(config)
+	return config
 }
 
 // Handshake terminates TLS on raw. The error is an *Error; raw is closed then. The context bounds the handshake only.
 func (s *Server) Handshake(ctx context.Context, raw net.Conn) (*Conn, error) {
-	own, err := s.live.get()
+	own, err := s.epochs.get()
 	if err == nil && own == nil {
 		err = errors.New("there is no X.509-SVID to present")
 	}
@@ -81,75 +89,13 @@ func (s *Server) Handshake(ctx context.Context, raw net.Conn) (*Conn, error) {
 		_ = raw.Close()
 		return nil, &Error{Reason: observe.NoCredential, Err: err}
 	}
-	check := verification{roots: own.x509, role: svid.Client, index: s.options.Revocations, now: s.options.Now}
+	check := verification{epoch: own, role: svid.Client, index: s.options.Revocations, now: s.options.Now}
 	config := own.config.Clone()
 	if s.options.Mutual {
 		config.VerifyConnection = check.verify
 	}
-	conn := &handshakeConn{Conn: raw, gate: s.options.Gate}
-	done, err := handshake(ctx, conn, s.options.Timeout, tls.Server(conn, config), &check)
-	if err != nil {
-		return nil, err
-	}
-	if s.options.Mutual && check.verified == nil {
-		_ = raw.Close()
-		return nil, &Error{Reason: observe.Internal, Err: errors.New("the peer was not verified")}
-	}
-	return newConn(done, own, &check), nil
-}
-
-// handshake runs it within the time, and closes the transport when it fails.
-func handshake(ctx context.Context, conn *handshakeConn, timeout time.Duration, session *tls.Conn, check *verification) (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	err := conn.enter(ctx)
-	if err == nil {
-		err = session.HandshakeContext(ctx)
-	}
-	conn.leave()
-	if err != nil {
-		_ = conn.Close()
-		return nil, handshakeError(ctx, err, check.verdict)
-	}
-	return session, nil
-}
-
-func newConn(session *tls.Conn, own *credential, check *verification) *Conn {
-	c := &Conn{Conn: session, own: own, state: session.ConnectionState()}
-	if check.verified != nil {
-		c.peer = newPeer(*check.verified)
-	}
-	// What the state holds of certificates is in Peer; a parsed chain of our own per idle connection would be dead weight.
-	c.state.PeerCertificates, c.state.VerifiedChains = nil, nil
-	return c
-}
-
-// verification judges the peer of one handshake and keeps the verdict.
-type verification struct {
-	roots    *source.X509
-	role     svid.Role
-	index    func() *revocation.Index
-	now      func() time.Time
-	expect   func(svid.Verified) error // nil expects nobody in particular
-	verified *svid.Verified
-	verdict  error
-}
-
-// verify is a tls.Config.VerifyConnection. crypto/tls calls it before the peer has proved possession of its key, so what it keeps
-// counts only once the handshake is done.
-func (v *verification) verify(state tls.ConnectionState) error {
-	options := svid.VerifyOptions{Now: v.now(), Role: v.role}
-	if v.index != nil {
-		options.Revocations = v.index()
-	}
-	verified, err := svid.Verify(state.PeerCertificates, v.roots.Roots, options)
-	if err == nil && v.expect != nil {
-		err = v.expect(verified)
-	}
-	if err != nil {
-		v.verdict = err
-		return fmt.Errorf("verify peer: %w", err)
-	}
-	v.verified = &verified
-	return nil
+	h := handshake{transport: &transport{Conn: raw, hello: &helloTap{}}, gate: s.options.Gate, timeout: s.options.Timeout,
+		check: &check, mutual: s.options.Mutual, requirePQ: s.options.RequirePQ}
+	h.session = tls.Server(h.transport, config)
+	return h.run(ctx)
 }
