@@ -53,7 +53,7 @@ func bind(ctx context.Context, at Address) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	config := net.ListenConfig{KeepAlive: keepAlive}
+	config := listenConfig()
 	bound, err := config.Listen(ctx, at.Network, at.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", at, err)
@@ -89,9 +89,15 @@ func removeStale(ctx context.Context, path string) error {
 	return nil
 }
 
+// isTCP reports a network of TCP, as a ListenConfig names it.
+func isTCP(network string) bool { return strings.HasPrefix(network, "tcp") }
+
+// A client that is gone without a word is noticed 15 + 3 × 5 = 30 s after its last one; half-open connections must not be held longer.
 const (
-	// keepAlive finds a dead peer in about keepAlive × 9 probes; facts on half-open TCP ask for 30 s, which the idle timeouts give.
-	keepAlive = 15 * time.Second
-	// staleDialTimeout bounds the question whether a unix socket is alive; the answer is local and immediate.
-	staleDialTimeout = time.Second
+	keepAliveIdle     = 15 * time.Second
+	keepAliveInterval = 5 * time.Second
+	keepAliveCount    = 3
 )
+
+// staleDialTimeout bounds the question whether a unix socket is alive; the answer is local and immediate.
+const staleDialTimeout = time.Second

@@ -3,7 +3,6 @@ package listener
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -106,10 +105,14 @@ func TestSocketAtItsLimitRefusesAndRecovers(t *testing.T) {
 	dial(t, s.Bound())
 	held := receive(t, conns)
 
-	over := dial(t, s.Bound())
-	_ = over.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if _, err := over.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("read on a refused connection: %v, want it closed", err)
+	over, err := net.DialTimeout("tcp", s.Bound().String(), 5*time.Second)
+	if err == nil { // the reset may be faster than the dialler
+		_ = over.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, err = over.Read(make([]byte, 1))
+		_ = over.Close()
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("a refused connection ends with %v, want a reset", err)
 	}
 	if refused.Load() != 1 {
 		t.Fatalf("refused = %d, want 1", refused.Load())
@@ -207,81 +210,4 @@ func TestUnixSocketReplacesAStaleOneAndNothingElse(t *testing.T) {
 	if _, err := os.Stat(file); err != nil {
 		t.Fatalf("the file is gone: %v", err)
 	}
-}
-
-func TestSniffTellsProtocolsApartAndLosesNothing(t *testing.T) {
-	for _, test := range []struct {
-		name, sent string
-		want       Kind
-	}{
-		{"TLS 1.3 ClientHello", "\x16\x03\x01\x02\x00\x01", TLS},
-		{"TLS record of an unknown version", "\x16\x09\x01", Opaque},
-		{"origin form", "GET / HTTP/1.1\r\n", HTTP},
-		{"absolute form", "POST http://a/ HTTP/1.1\r\n", HTTP},
-		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n", HTTP},
-		{"authority form", "CONNECT 10.0.0.1:1 HTTP/1.1\r\n", HTTP},
-		{"empty line before a request", "\r\nGET / HTTP/1.1\r\n", HTTP},
-		{"ssh", "SSH-2.0-x\r\n", Opaque},
-		{"lower case", "get / HTTP/1.1\r\n", Opaque},
-		{"endless word", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Opaque},
-		{"zero bytes", "\x00\x00\x00", Opaque},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			near, far := net.Pipe()
-			defer func() { _ = near.Close() }()
-			sniffed := make(chan struct{}) // a pipe takes no deadline once its other end is closed
-			go func() { _, _ = io.WriteString(far, test.sent); <-sniffed; _ = far.Close() }()
-			got, ahead, err := Sniff(near, 5*time.Second)
-			close(sniffed)
-			if err != nil || got != test.want {
-				t.Fatalf("Sniff = %v, %v; want %v", got, err, test.want)
-			}
-			rest, err := io.ReadAll(near)
-			if all := string(ahead) + string(rest); err != nil || all != test.sent {
-				t.Fatalf("read %q, %v; want %q", all, err, test.sent)
-			}
-		})
-	}
-}
-
-func TestSniffTakesASilentPeerForOneThatWaitsForTheServer(t *testing.T) {
-	near, far := net.Pipe()
-	defer func() { _, _ = near.Close(), far.Close() }()
-	if kind, ahead, err := Sniff(near, 10*time.Millisecond); kind != Opaque || len(ahead) != 0 || err != nil {
-		t.Fatalf("Sniff = %v, %q, %v; want opaque", kind, ahead, err)
-	}
-}
-
-func TestSniffTakesAPauseForNothingElse(t *testing.T) {
-	for sent, want := range map[string]Kind{"GE": HTTP, "GET ": HTTP, "\x16\x03": Opaque} {
-		near, far := net.Pipe()
-		go func() { _, _ = io.WriteString(far, sent) }()
-		kind, ahead, err := Sniff(near, 50*time.Millisecond)
-		if kind != want || string(ahead) != sent || err != nil {
-			t.Errorf("%q: Sniff = %v, %q, %v; want %v", sent, kind, ahead, err, want)
-		}
-		_, _ = near.Close(), far.Close()
-	}
-}
-
-func FuzzClassify(f *testing.F) {
-	for _, seed := range []string{"", "\x16", "\x16\x03\x03", "GET / HTTP/1.1", "PRI * HTTP/2.0", "M-SEARCH * ", "GET  /", "SSH-2.0"} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		b = b[:min(len(b), sniffLength)]
-		kind, sure := classify(b)
-		if len(b) == sniffLength && !sure {
-			t.Fatalf("%q: undecided with a full buffer", b)
-		}
-		if !sure {
-			return
-		}
-		// A sure answer stays the same whatever follows.
-		if len(b) < sniffLength {
-			if again, _ := classify(append(append([]byte{}, b...), 'x')); again != kind {
-				t.Fatalf("%q: %v, with one more byte %v", b, kind, again)
-			}
-		}
-	})
 }
