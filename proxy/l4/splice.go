@@ -30,12 +30,21 @@ type unwrapper interface {
 	Unwrap() (net.Conn, []byte)
 }
 
+// Pipes is the account of the pipes through which the kernel moves bytes; one is taken for as long as bytes move. Safe for
+// concurrent use.
+type Pipes interface {
+	Acquire() bool
+	Release()
+}
+
 // Options bound a splice.
 type Options struct {
 	// Idle ends the splice when neither side has sent anything for this long, within a quarter of it; zero never does.
 	Idle time.Duration
 	// MaxTime ends the splice whatever happens on it; zero never does.
 	MaxTime time.Duration
+	// Pipes bounds the pipes of all splices; where there is none to be had, bytes pass through a buffer. Nil does not bound them.
+	Pipes Pipes
 }
 
 // Result is what a splice did.
@@ -60,9 +69,11 @@ func Splice(ctx context.Context, downstream, upstream Stream, options Options) R
 		timer := time.AfterFunc(options.MaxTime, func() { s.end(observe.MaxTime, nil, downstream, upstream) })
 		defer timer.Stop()
 	}
+	sent := s.prepare(upstream, downstream, &s.sent)
+	received := s.prepare(downstream, upstream, &s.received)
 	var directions sync.WaitGroup
-	directions.Go(func() { s.run(upstream, downstream, &s.sent, observe.PeerClosed, downstream, upstream) })
-	s.run(downstream, upstream, &s.received, observe.UpstreamClosed, downstream, upstream)
+	directions.Go(func() { s.run(sent, observe.PeerClosed, downstream, upstream) })
+	s.run(received, observe.UpstreamClosed, downstream, upstream)
 	directions.Wait()
 	s.finishBoth(downstream, upstream)
 	return Result{Sent: s.sent, Received: s.received, Reason: s.reason, Err: s.err}
@@ -82,12 +93,32 @@ type splice struct {
 	err      error          // guarded by mu
 }
 
+// direction is one of the two. It belongs to its goroutine.
+type direction struct {
+	dst, src Stream
+	transfer *transfer
+	ahead    []byte // read from src before the splice
+}
+
+// prepare makes a direction, before either begins: what is beneath a stream must not change while it is used.
+func (s *splice) prepare(dst, src Stream, count *int64) *direction {
+	read, ahead := bare(src)
+	if session, ok := read.(interface{ Bulk() }); ok {
+		session.Bulk() // a session of TLS then reads and writes in large pieces
+	}
+	moved := func(n int64) {
+		*count += n
+		s.active.Store(time.Now().UnixNano())
+	}
+	return &direction{dst: dst, src: src, ahead: ahead, transfer: newTransfer(bareWriter(dst), read, src.SetReadDeadline, s.options.Pipes, moved)}
+}
+
 // run moves one direction to its end and passes the end on. A failure ends both.
-func (s *splice) run(dst, src Stream, count *int64, closed observe.Reason, downstream, upstream Stream) {
-	err := s.copy(dst, src, count)
+func (s *splice) run(d *direction, closed observe.Reason, downstream, upstream Stream) {
+	err := s.copy(d)
 	if err == nil {
 		s.finish(closed)
-		err = dst.CloseWrite()
+		err = d.dst.CloseWrite()
 		if err == nil || isClosed(err) {
 			return
 		}
@@ -137,32 +168,25 @@ func (s *splice) claim(reason observe.Reason, err error) bool {
 	return true
 }
 
-// copy moves bytes until src ends. Idleness is found by deadlines of a quarter of the idle time: the copy between sockets runs in
-// the kernel and tells how much it moved only when it returns.
-func (s *splice) copy(dst, src Stream, count *int64) error {
-	read, ahead := bare(src)
-	write := bareWriter(dst)
-	if len(ahead) > 0 {
-		n, err := write.Write(ahead)
-		*count += int64(n)
+// copy moves bytes until src ends. Idleness is found by deadlines of a quarter of the idle time, and by the time at which a byte was
+// last seen moving, whichever way.
+func (s *splice) copy(d *direction) error {
+	for {
+		began := time.Now()
+		until, err := s.setDeadlines(d.dst, d.src, began)
 		if err != nil {
 			return err
 		}
-	}
-	for {
-		began := time.Now()
-		if err := s.setDeadlines(dst, src, began); err != nil {
-			return err
+		if len(d.ahead) > 0 {
+			err, d.ahead = d.transfer.writeBytes(d.ahead), nil
 		}
-		n, err := transfer(write, read)
-		*count += n
-		now := time.Now()
-		if n > 0 {
-			s.active.Store(now.UnixNano())
+		if err == nil {
+			err = d.transfer.run(until)
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
+		now := time.Now()
 		if s.idle(now) || now.Sub(began) >= s.writeTime() {
 			return errIdle
 		}
@@ -172,14 +196,15 @@ func (s *splice) copy(dst, src Stream, count *int64) error {
 // setDeadlines gives the read a quarter of the idle time. The write gets all of it and more: when that passes, bytes may be lost
 // between the sockets, so it is an end and not a pause. Which of the two has passed is told by the time, since the copy in the
 // kernel reports both alike.
-func (s *splice) setDeadlines(dst, src Stream, now time.Time) error {
+func (s *splice) setDeadlines(dst, src Stream, now time.Time) (until time.Time, err error) {
 	if s.options.Idle <= 0 {
-		return nil
+		return time.Time{}, nil
 	}
-	if err := src.SetReadDeadline(now.Add(s.options.Idle / 4)); err != nil {
-		return err
+	until = now.Add(s.options.Idle / 4)
+	if err := src.SetReadDeadline(until); err != nil {
+		return until, err
 	}
-	return dst.SetWriteDeadline(now.Add(s.writeTime()))
+	return until, dst.SetWriteDeadline(now.Add(s.writeTime()))
 }
 
 func (s *splice) writeTime() time.Duration { return s.options.Idle * 3 / 2 }
