@@ -29,7 +29,8 @@ const (
 func StripHopByHop(h *Header) (HopByHop, error) {
 	var hop HopByHop
 	var upgrade string
-	var upgrades, nominated, fields int
+	var names [maxNominations]string
+	var upgrades, nominated, fields, length int
 	var wantsUpgrade bool
 	for i := range h.Len() {
 		name, value := h.At(i)
@@ -39,14 +40,15 @@ func StripHopByHop(h *Header) (HopByHop, error) {
 		fields++
 		switch name {
 		case "connection":
-			if len(value) > maxConnectionValue {
+			if length += len(value); length > maxConnectionValue {
 				return hop, NewError(observe.BadRequest, "Connection field too long")
 			}
 			for token := range listTokens(value) {
-				nominated++
 				if err := checkNomination(token, nominated); err != nil {
 					return hop, err
 				}
+				names[nominated] = token
+				nominated++
 				switch {
 				case strings.EqualFold(token, "close"):
 					hop.Close = true
@@ -70,7 +72,7 @@ func StripHopByHop(h *Header) (HopByHop, error) {
 		hop.Upgrade = strings.ToLower(upgrade)
 	}
 	if nominated > 0 {
-		deleteNominated(h)
+		deleteNominated(h, names[:nominated])
 	}
 	h.DelFunc(func(name, _ string) bool { return isHopByHop(name) })
 	return hop, nil
@@ -78,7 +80,7 @@ func StripHopByHop(h *Header) (HopByHop, error) {
 
 // checkNomination refuses what no client has a reason to nominate.
 func checkNomination(token string, count int) error {
-	if count > maxNominations {
+	if count == maxNominations {
 		return NewError(observe.BadRequest, "too many fields nominated by Connection")
 	}
 	if !IsToken(token) {
@@ -91,14 +93,14 @@ func checkNomination(token string, count int) error {
 	return nil
 }
 
-// deleteNominated removes the fields that a Connection field names. The Connection fields themselves stay until it is done.
-func deleteNominated(h *Header) {
+// deleteNominated removes the fields that Connection names. The names are views into the header, which deleting leaves alone.
+func deleteNominated(h *Header, nominated []string) {
 	h.DelFunc(func(name, _ string) bool {
 		if isHopByHop(name) {
 			return false
 		}
-		for i := range h.Len() {
-			if n, value := h.At(i); n == "connection" && hasToken(value, name) {
+		for _, token := range nominated {
+			if foldEqual(name, token) {
 				return true
 			}
 		}

@@ -16,12 +16,16 @@ import (
 type Client struct {
 	limits   Limits
 	timeouts Timeouts
+	driver   l7.Driver
 	headers  sync.Pool // of *l7.Header, for the heads of responses
 }
 
 // NewClient returns a client with those options, defaults filled in.
 func NewClient(options ClientOptions) *Client {
-	return &Client{limits: options.Limits.withDefaults(), timeouts: options.Timeouts.withDefaults()}
+	if options.Driver == nil {
+		options.Driver = l7.Goroutines{}
+	}
+	return &Client{limits: options.Limits.withDefaults(), timeouts: options.Timeouts.withDefaults(), driver: options.Driver}
 }
 
 // ClientConn is one upstream connection. It carries one exchange at a time: from RoundTrip to the Close of the response's body.
@@ -61,11 +65,12 @@ func (c *ClientConn) Reusable() bool {
 func (c *ClientConn) Close() error { return c.stream.Close() }
 
 // RoundTrip sends the request and returns the head of its response, whose body then streams. The body of the request is sent
-// meanwhile, from a goroutine that ends before the response's body is closed. onInformational, which may be nil, is called with
+// meanwhile, from a function of the Driver that ends before the response's body is closed. onInformational, which may be nil, is called with
 // each 1xx response but 100 and 101; its header is valid during the call.
 //
 // The caller must close the response's Body, which is never nil; until then the header, and strings taken from it, are valid.
-// A 101 is returned only to a request with Upgrade: see Tunnel. Cancelling the context aborts the connection, also while the body
+// A 101 is returned only to a request with Upgrade, and to one with Sec-WebSocket-Key only with the accept value of that key; its
+// stream comes from l7.Tunnel. Cancelling the context aborts the connection, also while the body
 // streams.
 //
 // An error is an *l7.Error: of side Downstream when the request's body failed, and otherwise Upstream, with reason
@@ -110,15 +115,6 @@ func checkForwardable(r *l7.Request) *l7.Error {
 		return l7.NewError(observe.Internal, "the request is not in canonical form")
 	}
 	return nil
-}
-
-// Tunnel returns the stream after a 101: reads begin with what the upstream sent after its response. The connection, and its
-// response, are then no longer to be used; the caller closes the stream.
-func (c *ClientConn) Tunnel() (l7.Stream, error) {
-	if c.exchange == nil || c.exchange.response.Status != 101 {
-		return nil, errors.New("no upgrade was answered with 101")
-	}
-	return newTunnel(&c.reader)
 }
 
 // head reads the head of the next response.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-proxy/postern/internal/observe"
@@ -21,11 +22,19 @@ type clientExchange struct {
 	body     responseBody
 	// stop ends the effect of the context; nil when it has none.
 	stop func() bool
-	// sender is closed when the goroutine that sends the request's body has ended; nil when there is none. sendErr is set before.
-	sender  chan struct{}
+	// sender streams the request's body beside the exchange; see startSender. sendErr is of whoever sent.
+	sender  sender
 	sendErr error
-	// held: the request's body waits for 100 (Continue).
-	held bool
+	// held: the request's body waits for 100 (Continue). unasked: it was sent although none had come, so that the upstream may
+	// have answered without it, and take it for the next request.
+	held, unasked bool
+}
+
+// sender is where the end of what streams a request's body is waited for: ended is set, with the exchange's sendErr before it, and
+// then the parker told. Without a parker nothing was started.
+type sender struct {
+	ended  atomic.Bool
+	parker l7.Parker
 }
 
 // responseBody is a body whose Close ends the exchange.
@@ -33,6 +42,18 @@ type responseBody struct {
 	body
 	exchange *clientExchange
 }
+
+// Tunnel makes the body of a 101 what l7.Tunnel asks for. The connection is then the stream's, which the caller closes; the context
+// of the RoundTrip still ends it. The response stays valid until the body is closed, and for good when it is not.
+func (b *responseBody) Tunnel() (l7.Stream, error) {
+	x := b.exchange
+	if x.conn == nil || x.response.Status != 101 {
+		return nil, errNoUpgrade
+	}
+	return newTunnel(&x.conn.reader)
+}
+
+var errNoUpgrade = errors.New("no upgrade was answered with 101")
 
 // Close implements l7.Body.
 func (b *responseBody) Close() error {
@@ -61,7 +82,7 @@ func (x *clientExchange) giveBack(c *Client) {
 	x.header, x.response.Header = nil, l7.Header{}
 }
 
-// send writes the head and, when it is at hand, the body; otherwise a goroutine streams it. A failure to write is not reported
+// send writes the head and, when it is at hand, the body; otherwise a sender streams it. A failure to write is not reported
 // here: the upstream may have answered before it stopped reading.
 func (x *clientExchange) send() error {
 	c, r := x.conn, x.request
@@ -90,27 +111,42 @@ func (x *clientExchange) send() error {
 	return nil
 }
 
-// startSender streams the body, after head if there is one. The goroutine takes nothing from the request, which is the caller's
-// again as soon as RoundTrip has returned.
+// startSender streams the body, after head if there is one. It takes nothing from the request, which is the caller's again as soon
+// as RoundTrip has returned.
 func (x *clientExchange) startSender(head []byte) {
 	x.held = false
-	body, length := x.request.Body, x.request.ContentLength
-	done := make(chan struct{})
-	x.sender = done
-	go func() {
-		defer close(done)
+	stream, body, length := x.conn.stream, x.request.Body, x.request.ContentLength
+	driver := x.conn.client.driver
+	x.sender.parker = driver.NewParker()
+	driver.Go(func() {
+		defer x.sender.end()
 		defer func() {
 			if cause := recover(); cause != nil {
 				x.sendErr = &bodyError{fmt.Errorf("panic while the request's body was read: %v", cause)}
-				_ = l7.Abort(x.conn.stream)
+				_ = l7.Abort(stream)
 			}
 		}()
 		x.sendErr = x.sendBody(head, body, length)
 		// Without the rest of its request, or when it does not take it, the upstream may wait for ever.
 		if _, failed := errors.AsType[*bodyError](x.sendErr); failed || isTimeout(x.sendErr) {
-			_ = l7.Abort(x.conn.stream)
+			_ = l7.Abort(stream)
 		}
-	}()
+	})
+}
+
+func (s *sender) end() {
+	s.ended.Store(true)
+	s.parker.Unpark()
+}
+
+// wait returns true when the sender has ended, false when the deadline passed first; the zero deadline is none.
+func (s *sender) wait(deadline time.Time) bool {
+	for !s.ended.Load() {
+		if !s.parker.Park(deadline) {
+			return s.ended.Load()
+		}
+	}
+	return true
 }
 
 func (x *clientExchange) sendBody(head []byte, body l7.Body, length int64) error {
@@ -155,6 +191,7 @@ func (x *clientExchange) nextHead() ([]byte, error) {
 		if err := x.proceed(); err != nil {
 			return nil, err
 		}
+		x.unasked = true
 	}
 	for {
 		head, err := x.conn.head(time.Now().Add(x.conn.client.timeouts.Response))
@@ -166,17 +203,7 @@ func (x *clientExchange) nextHead() ([]byte, error) {
 }
 
 // sending: the request's body is still under way.
-func (x *clientExchange) sending() bool {
-	if x.sender == nil {
-		return false
-	}
-	select {
-	case <-x.sender:
-		return false
-	default:
-		return true
-	}
-}
+func (x *clientExchange) sending() bool { return x.sender.parker != nil && !x.sender.ended.Load() }
 
 // proceed asks the downstream for the body that was held back, and streams it.
 func (x *clientExchange) proceed() error {
@@ -195,7 +222,11 @@ func (x *clientExchange) accept(kind bodyKind, onInformational func(int, *l7.Hea
 		if x.request.Upgrade == "" || !strings.EqualFold(resp.Upgrade, x.request.Upgrade) {
 			return false, upstreamError(l7.NewError(observe.BadRequest, "101 for an upgrade that was not asked for"))
 		}
+		if err := checkAccept(x.request, resp); err != nil {
+			return false, err
+		}
 	case resp.Status == 100:
+		x.unasked = false
 		if x.held {
 			return false, x.proceed()
 		}
@@ -256,7 +287,7 @@ func (x *clientExchange) end() error {
 		c.spent = true
 	}
 	sendErr := x.sendErr
-	clean := x.body.complete() && !x.response.Close && sendErr == nil && !x.held && len(c.reader.buffered()) == 0
+	clean := x.body.complete() && !x.response.Close && sendErr == nil && !x.held && !x.unasked && len(c.reader.buffered()) == 0
 	c.spent = c.spent || !clean
 	c.exchange = nil
 	c.reader.halt = nil
@@ -271,24 +302,18 @@ func (x *clientExchange) end() error {
 	return sendErr
 }
 
-// endSender waits for the goroutine that sends the body. When it still runs, the response came before the whole request was
-// taken: the rest is given up, and the connection with it.
+// endSender waits for what sends the body. When it still runs, the response came before the whole request was taken: the rest is
+// given up, and the connection with it.
 func (x *clientExchange) endSender() {
-	if !x.sending() {
+	// The upstream may have answered the last bytes before the function that wrote them goes on.
+	if !x.sending() || x.sender.wait(time.Now().Add(lastWords)) {
 		return
 	}
-	// The upstream may have answered the last bytes before the goroutine that wrote them goes on.
-	last := time.NewTimer(lastWords)
-	defer last.Stop()
-	select {
-	case <-x.sender:
-	case <-last.C:
-		x.conn.spent = true
-		_ = l7.Abort(x.conn.stream)
-		_ = x.request.Body.Close()
-		<-x.sender
-	}
+	x.conn.spent = true
+	_ = l7.Abort(x.conn.stream)
+	_ = x.request.Body.Close()
+	x.sender.wait(time.Time{})
 }
 
-// lastWords is ample for a goroutine that only has to return.
+// lastWords is ample for a function that only has to return.
 const lastWords = 10 * time.Millisecond

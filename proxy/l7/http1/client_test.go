@@ -244,49 +244,6 @@ func TestInformationalResponsesArePassedOn(t *testing.T) {
 	}
 }
 
-func TestBodyWaitsForContinue(t *testing.T) {
-	answers := map[string]struct {
-		first, body string
-		timeout     time.Duration
-		reusable    bool
-	}{
-		"100":          {head("HTTP/1.1 100 Continue"), "hello", patience, true},
-		"silence":      {"", "hello", 20 * time.Millisecond, true},
-		"final answer": {head("HTTP/1.1 417 No", "Content-Length: 0"), "", patience, false},
-	}
-	for name, row := range answers {
-		t.Run(name, func(t *testing.T) {
-			c := scripted(t, ClientOptions{Timeouts: Timeouts{Continue: row.timeout}}, func(conn *net.TCPConn, r *bufio.Reader) {
-				req, err := http.ReadRequest(r)
-				if err != nil || req.Header.Get("Expect") != "100-continue" {
-					t.Errorf("expect %v, %v", req, err)
-					return
-				}
-				if r.Buffered() > 0 {
-					t.Error("the body came with the head")
-				}
-				_, _ = io.WriteString(conn, row.first)
-				if row.body != "" {
-					body, _ := io.ReadAll(req.Body)
-					if string(body) != row.body {
-						t.Errorf("body %q", body)
-					}
-					_, _ = io.WriteString(conn, head("HTTP/1.1 200 OK", "Content-Length: 0"))
-				}
-				_, _ = r.ReadByte()
-			})
-			req := post("hello")
-			req.ExpectContinue = true
-			if _, _, err := roundTrip(t, c, req); err != nil {
-				t.Fatal(err)
-			}
-			if c.Reusable() != row.reusable {
-				t.Errorf("reusable %v", c.Reusable())
-			}
-		})
-	}
-}
-
 // slowBody has no end until it is closed.
 type slowBody struct {
 	sent   bool

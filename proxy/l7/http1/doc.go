@@ -8,9 +8,11 @@
 //
 // From bytes to message: scan.go finds the end of a head, request.go, response.go and fields.go parse it (pure: bytes in, offsets
 // out), chunk.go cuts chunked bodies, encode.go writes heads anew (pure too). reader.go and writer.go put a Stream under them,
-// with deadlines and borrowed buffers; body.go and send.go move contents. server.go and client.go are the two sides of a
-// connection, server_exchange.go and client_exchange.go one request on them, refuse.go the answer to what is no request.
+// with deadlines and borrowed buffers, pace.go ends waits for peers that are too slow; body.go and send.go move contents. server.go and client.go are the two sides of a
+// connection, server_exchange.go and client_exchange.go one request on them, refuse.go the answer to what is no request, tunnel.go
+// and websocket.go what follows an upgrade.
 //
-// A connection that waits for its next request holds no buffer. Nothing holds a lock across I/O. The package routes, judges and
+// A connection that waits for its next request holds no buffer. Nothing holds a lock across I/O, and nothing is started but through
+// the l7.Driver: the body of a request is sent beside the wait for its response. The package routes, judges and
 // logs nothing; refusals are reported to the Options.Refused callback.
 package http1

@@ -117,7 +117,7 @@ func (f *framing) checkChunked(protocol l7.Protocol) *l7.Error {
 		return l7.NewError(observe.BadRequest, "repeated Transfer-Encoding")
 	case protocol != l7.HTTP11:
 		return l7.NewError(observe.BadRequest, "Transfer-Encoding before HTTP/1.1")
-	case strings.EqualFold(f.transferEncoding, "chunked"):
+	case isChunked(f.transferEncoding):
 		return nil
 	case isOtherCoding(f.transferEncoding):
 		return l7.NewError(observe.NotImplemented, "transfer coding other than chunked")
@@ -130,7 +130,7 @@ func (f *framing) checkChunked(protocol l7.Protocol) *l7.Error {
 // Section 6.1); anything else is an attempt at two readings.
 func isOtherCoding(value string) bool {
 	if last := strings.LastIndexByte(value, ','); last >= 0 {
-		if !strings.EqualFold(strings.Trim(value[last+1:], " \t"), "chunked") {
+		if !isChunked(strings.Trim(value[last+1:], " \t")) {
 			return false
 		}
 		value = value[:last]
@@ -143,6 +143,10 @@ func isOtherCoding(value string) bool {
 	}
 	return true
 }
+
+// isChunked compares without regard to the case of ASCII letters, and of no others: strings.EqualFold alone would take the Kelvin
+// sign for a "k", and a coding that nobody else knows for chunked.
+func isChunked(coding string) bool { return l7.IsToken(coding) && strings.EqualFold(coding, "chunked") }
 
 // parseLength accepts digits only: no sign, no list, no white space. 18 digits are enough for any content and cannot overflow.
 func parseLength(digits string) (int64, bool) {

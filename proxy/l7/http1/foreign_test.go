@@ -256,66 +256,6 @@ func TestLargeBodiesPassUnchangedBothWays(t *testing.T) {
 	}
 }
 
-func TestUpgradeTunnelsBothWays(t *testing.T) {
-	_, url, p := proxied(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Sec-Websocket-Key") != "k" {
-			t.Errorf("upstream sees %v", r.Header)
-		}
-		conn, rw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		_, _ = rw.WriteString(head("HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Accept: a") + "hello ")
-		_ = rw.Flush()
-		_, _ = io.Copy(conn, rw)
-		_ = conn.Close()
-	})
-	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	_, _ = io.WriteString(conn, head("GET /chat HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: k"))
-	got := make([]byte, 0, 1000)
-	for !strings.HasSuffix(string(got), "hello ") {
-		buf := make([]byte, 1000)
-		n, err := conn.Read(buf)
-		if got = append(got, buf[:n]...); err != nil {
-			t.Fatalf("%q, %v", got, err)
-		}
-	}
-	if text := string(got); !strings.HasPrefix(text, "HTTP/1.1 101 ") || !strings.Contains(text, "sec-websocket-accept: a") {
-		t.Errorf("head %q", text)
-	}
-	_, _ = io.WriteString(conn, "ping")
-	_ = conn.(*net.TCPConn).CloseWrite()
-	if rest, err := io.ReadAll(conn); string(rest) != "ping" || err != nil {
-		t.Errorf("%q, %v", rest, err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.kept) > 0 {
-		t.Error("a connection that saw an upgrade went back to the pool")
-	}
-}
-
-func TestRefusedUpgradeIsAnOrdinaryResponse(t *testing.T) {
-	client, url, p := proxied(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(426) })
-	req := request(t, "GET", url, nil)
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "websocket")
-	if got := do(t, client, req); got.status != 426 {
-		t.Errorf("status %d", got.status)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.kept) > 0 {
-		t.Error("a connection that saw an upgrade went back to the pool")
-	}
-}
-
 func TestUploadThatBreaksOffIsNotAWholeRequest(t *testing.T) {
 	broken := make(chan error, 1)
 	_, url, _ := proxied(t, func(_ http.ResponseWriter, r *http.Request) {

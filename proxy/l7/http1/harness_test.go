@@ -237,7 +237,7 @@ func (p *proxyTo) ServeExchange(ctx context.Context, ex l7.Exchange) {
 		return
 	}
 	if resp.Status == 101 {
-		p.tunnel(ex, c, resp)
+		p.tunnel(ex, resp)
 		return
 	}
 	_ = ex.WriteResponse(resp)
@@ -245,8 +245,8 @@ func (p *proxyTo) ServeExchange(ctx context.Context, ex l7.Exchange) {
 	p.keep(c)
 }
 
-func (p *proxyTo) tunnel(ex l7.Exchange, c *ClientConn, resp *l7.Response) {
-	up, err := c.Tunnel()
+func (p *proxyTo) tunnel(ex l7.Exchange, resp *l7.Response) {
+	up, err := l7.Tunnel(resp)
 	if err != nil {
 		p.t.Error(err)
 		return
@@ -256,7 +256,6 @@ func (p *proxyTo) tunnel(ex l7.Exchange, c *ClientConn, resp *l7.Response) {
 		p.t.Error(err)
 		return
 	}
-	_ = resp.Body.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

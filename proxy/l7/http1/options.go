@@ -23,6 +23,10 @@ type Limits struct {
 	MaxInformational int
 	// MaxDrain is how much of an unread request body is read and dropped to keep the connection; default 64 KiB.
 	MaxDrain int
+	// MinBodyRate is how many bytes per second a client has to send of its request's body, and MinWriteRate how many it has to
+	// take of a response, on average and after 5 s of grace; default 240, negative for none. Only the time counts that the
+	// connection waits for the client: one that is not read from, since the upstream is slow, is not late. Downstream only.
+	MinBodyRate, MinWriteRate int
 }
 
 // Timeouts bounds how long a connection waits. A zero value stands for the default of its line.
@@ -62,6 +66,8 @@ type ServerOptions struct {
 type ClientOptions struct {
 	Limits   Limits
 	Timeouts Timeouts
+	// Driver runs what sends the body of a request while its response is waited for; nil is l7.Goroutines.
+	Driver l7.Driver
 }
 
 func (l Limits) withDefaults() Limits {
@@ -72,6 +78,8 @@ func (l Limits) withDefaults() Limits {
 	l.MaxChunkOverhead = positive(l.MaxChunkOverhead, 16<<10)
 	l.MaxInformational = positive(l.MaxInformational, 8)
 	l.MaxDrain = positive(l.MaxDrain, 64<<10)
+	l.MinBodyRate = rate(l.MinBodyRate)
+	l.MinWriteRate = rate(l.MinWriteRate)
 	return l
 }
 
@@ -84,6 +92,14 @@ func (t Timeouts) withDefaults() Timeouts {
 	t.Continue = positive(t.Continue, time.Second)
 	t.Linger = positive(t.Linger, 500*time.Millisecond)
 	return t
+}
+
+// rate is bytes per second, 0 for none.
+func rate(value int) int {
+	if value == 0 {
+		return 240 // slower than any modem that still is in use
+	}
+	return max(value, 0)
 }
 
 func positive[T int | time.Duration](value, standard T) T {

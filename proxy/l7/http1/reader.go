@@ -21,6 +21,8 @@ type reader struct {
 	err    error // that came together with bytes, reported by the next read
 	// halt, when set and true, ends reads with errHalted. The reading goroutine says what may halt it.
 	halt *atomic.Bool
+	// pace of the request body that is being read; asks for nothing between bodies.
+	pace pace
 }
 
 // errHalted ends a read that is no longer wanted.
@@ -42,6 +44,16 @@ func (r *reader) halted() bool { return r.halt != nil && r.halt.Load() }
 
 // read reads from the stream into p, past the buffer, which must be empty. A zero deadline is none.
 func (r *reader) read(p []byte, deadline time.Time) (int, error) {
+	if r.pace.rate == 0 {
+		return r.readUntil(p, deadline)
+	}
+	began := time.Now()
+	n, err := r.readUntil(p, r.pace.deadline(deadline, began, 0))
+	r.pace.took(n, time.Since(began))
+	return n, err
+}
+
+func (r *reader) readUntil(p []byte, deadline time.Time) (int, error) {
 	if err := r.err; err != nil {
 		return 0, err
 	}

@@ -193,13 +193,24 @@ func takeHost(r *l7.Request, f *framing) *l7.Error {
 		return nil
 	case f.host == "":
 		return l7.NewError(observe.BadRequest, "Host is empty")
-	case strings.ContainsAny(f.host, " \t,@/?#\\"):
+	case !isHost(f.host):
 		return l7.NewError(observe.BadRequest, "Host with a forbidden character")
 	case r.Authority != "" && !strings.EqualFold(r.Authority, f.host):
 		return l7.NewError(observe.BadRequest, "Host differs from the request target")
 	}
 	r.Authority = f.host
 	return nil
+}
+
+// isHost keeps out what no host has and what could end it; package canonical looks at the rest.
+func isHost(host string) bool {
+	for i := range len(host) {
+		switch b := host[i]; {
+		case b <= ' ', b >= 0x7f, b == ',', b == '@', b == '/', b == '?', b == '#', b == '\\':
+			return false
+		}
+	}
+	return true
 }
 
 // takeExpect: 100-continue is the only expectation there is (RFC 9110, Section 10.1.1); HTTP/1.0 has none.
@@ -229,6 +240,10 @@ func takeHopByHop(r *l7.Request) *l7.Error {
 	}
 	if r.ContentLength != 0 {
 		return l7.NewError(observe.BadRequest, "upgrade of a request with a body")
+	}
+	// RFC 6455, Section 4.1: "The method of the request MUST be GET"; on HTTP/2 it would become another one.
+	if hop.Upgrade == "websocket" && r.Method != "GET" {
+		return l7.NewError(observe.BadRequest, "websocket is asked for with a method other than GET")
 	}
 	r.Upgrade = hop.Upgrade
 	return nil

@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/postern-proxy/postern/internal/observe"
@@ -9,49 +8,19 @@ import (
 )
 
 func TestResponsesAreAsSuspectAsRequests(t *testing.T) {
-	const ok = "HTTP/1.1 200 OK"
-	rows := []struct{ name, raw string }{
-		{"length and transfer coding", head(ok, "Content-Length: 1", "Transfer-Encoding: chunked")},
-		{"two lengths", head(ok, "Content-Length: 1", "Content-Length: 1")},
-		{"list of lengths", head(ok, "Content-Length: 1,1")},
-		{"signed length", head(ok, "Content-Length: +1")},
-		{"unknown transfer coding", head(ok, "Transfer-Encoding: gzip")},
-		{"transfer coding in HTTP/1.0", head("HTTP/1.0 200 OK", "Transfer-Encoding: chunked")},
-		{"folded line", head(ok, "X: 1", " 2")},
-		{"space before the colon", head(ok, "X : 1")},
-		{"LF ends a field", "HTTP/1.1 200 OK\r\nX: 1\n\r\n"},
-		{"bare CR", head(ok, "X: a\rb")},
-		{"NUL", head(ok, "X: a\x00b")},
-		{"empty name", head(ok, ": x")},
-		{"control in the phrase", head("HTTP/1.1 200 O\x01K")},
-		{"status with two digits", head("HTTP/1.1 20 OK")},
-		{"status with four digits", head("HTTP/1.1 2000 OK")},
-		{"status zero", head("HTTP/1.1 000 OK")},
-		{"signed status", head("HTTP/1.1 +20 OK")},
-		{"no status", head("HTTP/1.1")},
-		{"other version", head("HTTP/2.0 200 OK")},
-		{"no HTTP", head("ICY 200 OK")},
-		{"empty line first", "\r\n" + head(ok)},
-		{"head too large", head(ok, "X: "+strings.Repeat("a", 64<<10))},
-		{"too many fields", head(ok, strings.Repeat("X: 1\r\n", 100)+"X: 1")},
-		// RFC 9110, Section 8.6: "A server MUST NOT send a Content-Length header field in any response with a status code of 1xx
-		// or 204", RFC 9112, Section 6.1: nor Transfer-Encoding.
-		{"204 with a length", head("HTTP/1.1 204 No Content", "Content-Length: 1")},
-		{"204 with a transfer coding", head("HTTP/1.1 204 No Content", "Transfer-Encoding: chunked")},
-		{"103 with a length", head("HTTP/1.1 103 Early Hints", "Content-Length: 5")},
-		{"Connection nominates Set-Cookie", head(ok, "Connection: set-cookie")},
-	}
-	for _, row := range rows {
-		t.Run(row.name, func(t *testing.T) {
-			var r l7.Response
-			_, err := ParseResponseHead([]byte(row.raw), &r, "GET", Limits{})
-			if err == nil {
-				t.Fatal("accepted")
-			}
-			if err.Reason != observe.UpstreamProtocol || err.Status != 502 {
-				t.Errorf("%v with status %d", err, err.Status)
-			}
-		})
+	for concern, rows := range refusedResponses {
+		for _, row := range rows {
+			t.Run(concern+": "+row.name, func(t *testing.T) {
+				var r l7.Response
+				_, err := ParseResponseHead([]byte(row.raw), &r, "GET", Limits{})
+				if err == nil {
+					t.Fatal("accepted")
+				}
+				if err.Reason != observe.UpstreamProtocol || err.Status != 502 {
+					t.Errorf("%v with status %d", err, err.Status)
+				}
+			})
+		}
 	}
 }
 
@@ -69,6 +38,12 @@ func TestResponseFraming(t *testing.T) {
 		{"HEAD with length", "HEAD", head("HTTP/1.1 200 OK", "Content-Length: 5"), noBody, 5, false},
 		{"HEAD without", "HEAD", head("HTTP/1.1 200 OK"), noBody, -1, false},
 		{"204", "GET", head("HTTP/1.1 204 No Content"), noBody, -1, false},
+		{"HEAD with chunks", "HEAD", head("HTTP/1.1 200 OK", "Transfer-Encoding: chunked"), noBody, -1, false},
+		{"304 with chunks", "GET", head("HTTP/1.1 304 Not Modified", "Transfer-Encoding: chunked"), noBody, -1, false},
+		{"304 without length", "GET", head("HTTP/1.1 304 Not Modified"), noBody, -1, false},
+		{"204 with length zero", "GET", head("HTTP/1.1 204 No Content", "Content-Length: 0"), noBody, 0, false},
+		{"205 has a body like others", "GET", head("HTTP/1.1 205 Reset Content", "Content-Length: 5"), lengthBody, 5, false},
+		{"HTTP/1.0 kept alive without length", "GET", head("HTTP/1.0 200 OK", "Connection: keep-alive"), closeBody, -1, true},
 		{"304 with length", "GET", head("HTTP/1.1 304 Not Modified", "Content-Length: 5"), noBody, 5, false},
 		{"closing", "GET", head("HTTP/1.1 200 OK", "Content-Length: 5", "Connection: close"), lengthBody, 5, true},
 		{"HTTP/1.0", "GET", head("HTTP/1.0 200 OK", "Content-Length: 5"), lengthBody, 5, true},

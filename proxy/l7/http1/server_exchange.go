@@ -41,6 +41,8 @@ type requestBody struct {
 	expected bool
 	// unread is what is left of a body with a length, at most 0 of others. Who streams the body may read while the response is written.
 	unread atomic.Int64
+	// broken: reading failed, so that where the next request begins is not known. As with unread, who streams the body sets it.
+	broken atomic.Bool
 }
 
 // Start implements l7.Starter.
@@ -67,6 +69,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.body.Read(p)
 	b.unread.Add(-int64(n))
+	b.noteFailure()
 	return n, err
 }
 
@@ -75,7 +78,15 @@ func (b *requestBody) Ready() (int, bool) {
 	if b.expected {
 		return 0, false
 	}
-	return b.body.Ready()
+	n, whole := b.body.Ready()
+	b.noteFailure()
+	return n, whole
+}
+
+func (b *requestBody) noteFailure() {
+	if b.err != nil && !b.complete() {
+		b.broken.Store(true)
+	}
 }
 
 var (
@@ -94,6 +105,7 @@ func (s *Server) borrowExchange(c *ServerConn) *serverExchange {
 	x.request.Reset()
 	x.body.expected = false
 	x.body.unread.Store(0)
+	x.body.broken.Store(false)
 	return x
 }
 
@@ -135,6 +147,9 @@ func (x *serverExchange) beginBody() {
 		kind = chunkedBody
 	}
 	x.body.begin(&c.reader, kind, r.ContentLength, l7.Downstream, &c.server.limits, c.server.timeouts.Body)
+	if kind != noBody {
+		c.reader.pace.begin(c.server.limits.MinBodyRate, c.server.timeouts.Body)
+	}
 	x.body.expected = r.ExpectContinue && len(c.reader.buffered()) == 0
 	x.body.unread.Store(max(r.ContentLength, 0))
 	if kind != noBody {
@@ -167,12 +182,15 @@ func (x *serverExchange) WriteResponse(resp *l7.Response) error {
 		return &l7.Error{Reason: observe.Internal, Status: 500, Err: errAnswered}
 	}
 	x.status = answered
+	x.conn.writer.pace.begin(x.conn.server.limits.MinWriteRate, x.conn.writer.timeout)
 	switch {
 	case x.body.expected:
 		// A client that was not asked for its body may send it or not; only the end of the connection settles that.
 		x.last = true
 	case x.body.unread.Load() > int64(x.conn.server.limits.MaxDrain):
 		// finish would not read so much; the client is told before it sends another request.
+		x.last = true
+	case x.body.broken.Load():
 		x.last = true
 	case x.request.Close, x.conn.draining.Load():
 		x.last = true
@@ -280,7 +298,7 @@ func (x *serverExchange) writeFailed(err error) error {
 // finish brings the connection to the beginning of the next request, or says why it ends.
 func (x *serverExchange) finish(ctx context.Context) (observe.Reason, bool) {
 	c := x.conn
-	c.reader.halt = nil
+	c.reader.halt, c.reader.pace, c.writer.pace = nil, pace{}, pace{}
 	switch x.status {
 	case unanswered:
 		return x.refuse(ctx, l7.NewError(observe.Internal, "the handler gave no answer")), false

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern-proxy/postern/proxy/l7"
 )
@@ -60,4 +61,42 @@ func TestResponseToABodyThatIsNotReadSaysWhetherTheConnectionCloses(t *testing.T
 			c.want("POST", 413, "too much")
 		})
 	}
+}
+
+// RFC 9112, Section 9.6: after a body that broke off no request can follow, and the response to it says so.
+func TestResponseAfterABodyThatFailedSaysThatTheConnectionCloses(t *testing.T) {
+	chunked := head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+	rows := []struct {
+		name, raw string
+		status    int
+	}{
+		{"stalled", head("POST / HTTP/1.1", "Host: a", "Content-Length: 5") + "he", 408},
+		{"a thousand trailers", chunked + "0\r\n" + strings.Repeat("a: b\r\n", 1000) + "\r\n", 431},
+		{"malformed chunk", chunked + "x\r\n", 400},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(echo), Timeouts: Timeouts{Body: 50 * time.Millisecond}})
+			c := s.dial()
+			c.send(row.raw)
+			if resp := c.response("POST"); resp.status != row.status || !resp.closes {
+				t.Errorf("%d, closes: %v", resp.status, resp.closes)
+			}
+			c.wantEnd()
+		})
+	}
+}
+
+// What the engine finds out when it is asked for what is there, before anything is read, counts as well.
+func TestResponseAfterAFailureThatReadyFoundSaysThatTheConnectionCloses(t *testing.T) {
+	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
+		_, _ = l7.ReadyOf(ex.Request().Body)
+		_ = ex.WriteResponse(stringResponse(200, ""))
+	})})
+	c := s.dial()
+	c.send(head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + "x\r\n")
+	if resp := c.want("POST", 200, ""); !resp.closes {
+		t.Error("does not say so")
+	}
+	c.wantEnd()
 }

@@ -119,31 +119,6 @@ func TestMalformedBodyEndsTheConnection(t *testing.T) {
 	c.wantEnd()
 }
 
-func TestContinueIsSentWhenTheBodyIsRead(t *testing.T) {
-	c := echoServer(t).dial()
-	c.send(head("POST / HTTP/1.1", "Host: a", "Content-Length: 2", "Expect: 100-continue"))
-	if line := c.line(); line != "HTTP/1.1 100 Continue" {
-		t.Fatalf("got %q", line)
-	}
-	c.line()
-	c.send("hi")
-	c.want("POST", 200, "POST a / hi")
-	c.send(head("GET /next HTTP/1.1", "Host: a"))
-	c.want("GET", 200, "GET a /next")
-}
-
-func TestContinueIsNotSentWhenTheAnswerIsNo(t *testing.T) {
-	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
-		_ = ex.WriteResponse(stringResponse(403, "no"))
-	})})
-	c := s.dial()
-	c.send(head("POST / HTTP/1.1", "Host: a", "Content-Length: 2", "Expect: 100-continue"))
-	if resp := c.want("POST", 403, "no"); !resp.closes {
-		t.Error("a client may or may not send the body now: the connection has to end")
-	}
-	c.wantEnd()
-}
-
 func TestBodyThatNobodyReadIsDroppedToKeepTheConnection(t *testing.T) {
 	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
 		_ = ex.WriteResponse(stringResponse(200, ex.Request().Path))
@@ -452,46 +427,6 @@ func TestCancelledContextCutsTheConnection(t *testing.T) {
 type pipeStream struct{ net.Conn }
 
 func (p pipeStream) CloseWrite() error { return errors.ErrUnsupported }
-
-func TestRefusedUpgradeAndConnectEndTheConnection(t *testing.T) {
-	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
-		_ = ex.WriteResponse(stringResponse(403, "no"))
-	})})
-	for _, raw := range []string{
-		head("GET / HTTP/1.1", "Host: a", "Connection: upgrade", "Upgrade: websocket"),
-		head("CONNECT b:1 HTTP/1.1", "Host: b:1"),
-	} {
-		c := s.dial()
-		c.send(raw + head("GET /smuggled HTTP/1.1", "Host: a"))
-		c.want("GET", 403, "no")
-		c.wantEnd()
-	}
-}
-
-func TestTunnelBeginsWithWhatFollowedTheRequest(t *testing.T) {
-	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(_ context.Context, ex l7.Exchange) {
-		stream, err := ex.Tunnel(&l7.Response{Status: 101})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		_, _ = io.Copy(stream, stream)
-		_ = stream.Close()
-	})})
-	c := s.dial()
-	c.send(head("GET / HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: echo/1") + "early ")
-	for _, want := range []string{"HTTP/1.1 101 Switching Protocols", "connection: upgrade", "upgrade: echo/1", ""} {
-		if line := c.line(); line != want {
-			t.Fatalf("got %q, want %q", line, want)
-		}
-	}
-	c.send("late\n")
-	if line := c.line(); line != "early late" {
-		t.Errorf("got %q", line)
-	}
-	_ = c.conn.CloseWrite()
-	c.wantEnd()
-}
 
 func TestInformationalResponses(t *testing.T) {
 	s := startServer(t, ServerOptions{Handler: l7.HandlerFunc(func(ctx context.Context, ex l7.Exchange) {
