@@ -110,13 +110,16 @@ func (l *AccessLog) Flow(f *Flow) {
 	if l == nil {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 24)
+	attrs := make([]slog.Attr, 0, 28)
 	attrs = append(attrs, slog.String("type", "flow"), slog.String("direction", f.Direction),
 		slog.String("source", f.Source), slog.String("target", f.Target), seconds(f.Duration), slog.Int("requests", f.Requests),
 		slog.Int64("bytes_in", f.BytesIn), slog.Int64("bytes_out", f.BytesOut), slog.String("close", f.Close.String()))
 	attrs = present(attrs, KeyListener, f.Listener, KeyService, f.Service, KeyCluster, f.Cluster, KeyPeer, f.TLS.Peer,
 		KeySerial, f.TLS.Serial, KeyAuthority, f.TLS.Issuer, "tls_version", f.TLS.Version, "tls_group", f.TLS.Group, "alpn", f.TLS.ALPN,
-		KeySPIFFEID, f.Own, KeyDecision, f.Decision, "cause", f.Cause)
+		"server_name", f.TLS.ServerName, "ja4", f.TLS.JA4, "via", f.Via, KeySPIFFEID, f.Own, KeyDecision, f.Decision, "cause", f.Cause)
+	if f.TLS.Resumed {
+		attrs = append(attrs, slog.Bool("tls_resumed", true))
+	}
 	l.write(f.Started, attrs)
 }
 

@@ -11,6 +11,7 @@ type Flow struct {
 	Cluster   string // of a dialled one, or where a TCP connection was sent to
 	Service   string
 	Source    string // address and port of the side that opened the connection
+	Via       string // address and port of the load balancer that said so with the PROXY protocol; empty without one
 	Target    string // address and port it was opened to
 	TLS       TLSFacts
 	Own       string // our own SPIFFE ID on this connection

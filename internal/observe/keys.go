@@ -29,6 +29,7 @@ const (
 	KeySelectors   = "selectors"
 	KeyPath        = "path"
 	KeyCount       = "count"
+	KeyLimit       = "limit"
 	KeyDuration    = "duration"
 	KeyType        = "type"
 )

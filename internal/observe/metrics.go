@@ -29,8 +29,18 @@ type Metrics struct {
 	Decisions *prometheus.CounterVec // service, effect, policy
 	// ShadowDecisions counts answers that a policy in shadow mode would have changed.
 	ShadowDecisions *prometheus.CounterVec // service, policy, would
-	// UpstreamRetries counts requests sent once more on a fresh connection.
+	// UpstreamRetries counts requests sent once more, to another endpoint or on another connection.
 	UpstreamRetries *prometheus.CounterVec // cluster
+	// UpstreamRetriesRefused counts requests that were not sent once more because the retry budget was used up.
+	UpstreamRetriesRefused *prometheus.CounterVec // cluster
+	// UpstreamAvailable is how many endpoints requests are sent to.
+	UpstreamAvailable *prometheus.GaugeVec // cluster
+	// UpstreamEjections counts endpoints left alone for a while: reason is "connect" or "gateway".
+	UpstreamEjections *prometheus.CounterVec // cluster, reason
+	// UpstreamHealthChecks counts checks of endpoints: result is "ok" or "failed".
+	UpstreamHealthChecks *prometheus.CounterVec // cluster, result
+	// UpstreamOverloaded counts requests that a limit of the cluster refused.
+	UpstreamOverloaded *prometheus.CounterVec // cluster
 	// AccessLogDropped counts lines that found the queue full.
 	AccessLogDropped prometheus.Counter
 	// Panics counts connections ended by a recovered panic.
@@ -54,7 +64,13 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		RequestsRefused:   counter("postern_requests_refused_total", "Requests that postern itself answered with an error, by reason.", KeyListener, KeyReason),
 		Decisions:         counter("postern_authz_decisions_total", "Policy decisions by service, effect and the policy that decided.", KeyService, "effect", KeyPolicy),
 		ShadowDecisions:   counter("postern_authz_shadow_decisions_total", "Decisions that a policy in shadow mode would have changed.", KeyService, KeyPolicy, "would"),
-		UpstreamRetries:   counter("postern_upstream_retries_total", "Requests sent once more on a fresh upstream connection.", KeyCluster),
+		UpstreamRetries:   counter("postern_upstream_retries_total", "Requests sent once more, to another endpoint or on another connection.", KeyCluster),
+		UpstreamRetriesRefused: counter("postern_upstream_retries_refused_total",
+			"Requests not sent once more because the retry budget was used up.", KeyCluster),
+		UpstreamAvailable:    gauge("postern_upstream_endpoints_available", "Endpoints that requests are sent to.", KeyCluster),
+		UpstreamEjections:    counter("postern_upstream_ejections_total", "Endpoints left alone for a while, by what they failed in.", KeyCluster, KeyReason),
+		UpstreamHealthChecks: counter("postern_upstream_health_checks_total", "Checks of the health of endpoints, by result.", KeyCluster, "result"),
+		UpstreamOverloaded:   counter("postern_upstream_requests_overloaded_total", "Requests that a limit of the cluster refused.", KeyCluster),
 		AccessLogDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "postern_access_log_dropped_total",
 			Help: "Access log lines dropped because the queue was full."}),
 		Panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "postern_panics_total", Help: "Connections ended by a recovered panic."}),
@@ -73,7 +89,8 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 func (m *Metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.Connections, m.ConnectionsOpen, m.ConnectionsClosed, m.HandshakeFailures, m.HandshakeSeconds, m.Requests, m.RequestSeconds,
-		m.RequestsRefused, m.Decisions, m.ShadowDecisions, m.UpstreamRetries, m.AccessLogDropped, m.Panics, m.ReloadOK, m.Generation,
+		m.RequestsRefused, m.Decisions, m.ShadowDecisions, m.UpstreamRetries, m.UpstreamRetriesRefused, m.UpstreamAvailable, m.UpstreamEjections,
+		m.UpstreamHealthChecks, m.UpstreamOverloaded, m.AccessLogDropped, m.Panics, m.ReloadOK, m.Generation,
 	}
 }
 

@@ -4,133 +4,90 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/postern-proxy/postern/authz"
-	"github.com/postern-proxy/postern/certs/revocation"
 	"github.com/postern-proxy/postern/internal/observe"
 	"github.com/postern-proxy/postern/proxy/l7"
-	"github.com/postern-proxy/postern/proxy/l7/http1"
-	"github.com/postern-proxy/postern/proxy/mtls"
-	"github.com/postern-proxy/postern/proxy/registry"
 )
-
-// Address is where an endpoint is: Network "tcp" with host:port, whose name is resolved at every dial, or "unix" with a path.
-type Address struct {
-	Network string
-	Target  string
-}
-
-// Options describe a Cluster. Zero durations and counts take the default beside them.
-type Options struct {
-	Name      string
-	Endpoints []Address
-	// TLS originates TLS; nil speaks plainly.
-	TLS *mtls.Client
-	// ConnectTimeout bounds dial and handshake; default 5 s.
-	ConnectTimeout time.Duration
-	// ResponseTimeout is the time from the end of a request to the head of its response; 0 is no bound.
-	ResponseTimeout time.Duration
-	// IdleTimeout is how long an unused connection is kept; default 60 s.
-	IdleTimeout time.Duration
-	// MaxAge is the longest life of a pooled connection; default 30 min.
-	MaxAge time.Duration
-	// MaxIdle is how many unused connections are kept for each endpoint; default 64, negative is none.
-	MaxIdle int
-	// MaxConnections is how many connections each endpoint gets; default 1024.
-	MaxConnections int
-	// MaxWaiting is how many requests may wait for a connection to an endpoint; default 1024.
-	MaxWaiting int
-	// HTTP is the engine of every connection; ResponseTimeout holds in the place of its Timeouts.Response.
-	HTTP http1.ClientOptions
-
-	// Registry knows every connection. Required.
-	Registry *registry.Registry
-	// Revocations is asked once more after a connection is registered; may be nil.
-	Revocations func() *revocation.Index
-	// Metrics are required. AccessLog may be nil.
-	Metrics   *observe.Metrics
-	AccessLog *observe.AccessLog
-	// Dial opens a connection; nil means a net.Dialer, with happy eyeballs.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-}
 
 // Cluster is a group of endpoints that serve the same. Safe for concurrent use.
 type Cluster struct {
 	options   Options
 	endpoints []*endpoint
-	http      *http1.Client
+	engines   engines
+	dialer    dialer
 	metrics   clusterMetrics
+	budget    budget
+	panic     panicMode
 	turn      atomic.Uint64
+	underWay  atomic.Int64 // requests, those that wait included
 	closed    atomic.Bool
+
+	ejecting sync.Mutex // held while one endpoint is ejected, so that their share is kept
 }
 
-// New returns a Cluster. It dials nothing until it is asked.
+// New returns a Cluster. It dials nothing until it is asked, or Run.
 func New(options Options) *Cluster {
 	options.setDefaults()
-	c := &Cluster{options: options, http: http1.NewClient(options.HTTP), metrics: newClusterMetrics(options.Metrics, options.Name)}
+	c := &Cluster{
+		options: options, engines: newEngines(&options), dialer: dialer{resolve: options.Resolve, one: options.Dial},
+		metrics: newClusterMetrics(options.Metrics, options.Name),
+		budget:  budget{share: options.Retry.Budget, perSecond: int64(options.Retry.MinPerSecond)},
+	}
 	for _, at := range options.Endpoints {
 		c.endpoints = append(c.endpoints, newEndpoint(c, at))
 	}
+	c.metrics.available.Set(float64(len(c.endpoints)))
 	return c
-}
-
-func (o *Options) setDefaults() {
-	setDefault(&o.ConnectTimeout, 5*time.Second)
-	setDefault(&o.IdleTimeout, time.Minute)
-	setDefault(&o.MaxAge, 30*time.Minute)
-	o.HTTP.Timeouts.Response = noBound // the cluster has a bound of its own, which begins with the end of the request
-	if o.MaxIdle == 0 {
-		o.MaxIdle = 64
-	}
-	if o.MaxConnections <= 0 {
-		o.MaxConnections = 1024
-	}
-	if o.MaxWaiting <= 0 {
-		o.MaxWaiting = 1024
-	}
-	if o.Dial == nil {
-		// RFC 8305 is net.Dialer's way with several addresses.
-		o.Dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
-	}
-}
-
-// noBound is longer than any connection lives.
-const noBound = 10 * 365 * 24 * time.Hour
-
-func setDefault(d *time.Duration, value time.Duration) {
-	if *d <= 0 {
-		*d = value
-	}
 }
 
 // Name is the cluster's name.
 func (c *Cluster) Name() string { return c.options.Name }
 
-// Close closes the unused connections and keeps none from now on. Requests that still come are served, each on a connection of its
-// own or of one that waited: who asked for the cluster before it was replaced has to be answered. The registry's CloseOwner(c) ends
-// what is in use.
+// Run checks the health of the endpoints and follows the addresses of their names, as far as the options ask for it, until the
+// context ends. Without it the cluster serves all the same.
+func (c *Cluster) Run(ctx context.Context) error {
+	var tasks sync.WaitGroup
+	if c.options.Health.Interval > 0 && len(c.endpoints) > 0 {
+		tasks.Go(func() { c.checkHealth(ctx) })
+	}
+	if named := c.named(); c.options.DNSRefresh > 0 && len(named) > 0 {
+		tasks.Go(func() { c.followNames(ctx, named) })
+	}
+	<-ctx.Done()
+	tasks.Wait()
+	return nil
+}
+
+// Close closes the unused connections and keeps none from now on. Requests that still come are served, each on a connection that is
+// there or on one of its own: who asked for the cluster before it was replaced has to be answered. The registry's CloseOwner(c)
+// ends what is in use.
 func (c *Cluster) Close() {
 	c.closed.Store(true)
 	for _, e := range c.endpoints {
 		e.endDials()
-		e.closeIdle(observe.Drained)
+		e.closeUnused(observe.Drained)
+		e.health.stop()
 	}
 }
 
 // Dial opens a connection for a byte stream. The caller closes it and then calls Finish. The error is an *l7.Error.
-func (c *Cluster) Dial(ctx context.Context, permit authz.Permit) (*Conn, error) {
+func (c *Cluster) Dial(ctx context.Context, permit authz.Permit, options DialOptions) (*Conn, error) {
 	if !permit.Valid() {
 		return nil, errNoPermit()
 	}
-	conn, err := c.connection(func(e *endpoint) (*Conn, *l7.Error) { return e.dial(ctx) }, ctx.Err)
+	preamble, err := options.preamble(c.options.ProxyProtocol)
 	if err != nil {
-		return nil, err
+		return nil, c.failed(observe.Internal, err)
 	}
-	conn.retired.Store(true) // never pooled
-	conn.byteStream.Store(true)
+	want := purpose{byteStream: true, preamble: preamble}
+	conn, failure := c.reach(ctx, nil, func(e *endpoint, patient bool) (*Conn, *l7.Error) { return e.dial(ctx, want, patient) })
+	if failure != nil {
+		return nil, failure
+	}
 	return conn, nil
 }
 
@@ -139,62 +96,57 @@ func errNoPermit() *l7.Error {
 	return &l7.Error{Reason: observe.Internal, Status: 500, Side: l7.Upstream, Err: errors.New("no permit stands behind the request")}
 }
 
-// connection asks endpoints for a connection, best first, until one has it. Nothing has been sent to those that did not. over says
-// that nobody waits any more.
-func (c *Cluster) connection(ask func(*endpoint) (*Conn, *l7.Error), over func() error) (*Conn, error) {
-	var last *l7.Error
-	tried := make([]*endpoint, 0, maxEndpointTries)
-	for range min(len(c.endpoints), maxEndpointTries) {
-		e := c.pick(tried)
-		conn, err := ask(e)
-		if err == nil {
+// reach asks endpoints for a connection, best first and those to avoid last, until one has it; nothing has been sent to those that
+// did not. When none of those tried has one because none can be reached, and they could a moment ago, it asks on: whoever restarts
+// an endpoint does not expect errors. How long is bounded by ConnectTimeout and, for each endpoint, by bridged; how often, by the
+// gates of the endpoints, which a request that is asked for patience waits at.
+func (c *Cluster) reach(ctx context.Context, avoid *endpoint, ask func(e *endpoint, patient bool) (*Conn, *l7.Error)) (*Conn, *l7.Error) {
+	if len(c.endpoints) == 0 {
+		return nil, c.failed(observe.UpstreamNone, errors.New("it has no endpoint"))
+	}
+	began := time.Now()
+	tried := make([]*endpoint, 0, maxEndpointTries+1)
+	if avoid != nil {
+		tried = append(tried, avoid)
+	}
+	first := len(tried)
+	for {
+		e, more := c.pick(tried)
+		more = more && len(tried)-first+1 < maxEndpointTries
+		conn, failure := ask(e, !more)
+		if failure == nil {
 			return conn, nil
 		}
-		last = err
 		tried = append(tried, e)
-		if over() != nil {
-			break
+		if ctx.Err() != nil {
+			return nil, timeoutOf(ctx, failure)
 		}
-	}
-	if last == nil {
-		return nil, &l7.Error{Reason: observe.UpstreamNone, Status: l7.StatusOf(observe.UpstreamNone), Side: l7.Upstream,
-			Err: fmt.Errorf("cluster %q has no endpoint", c.options.Name)}
-	}
-	return nil, last
-}
-
-// pick returns the endpoint with the fewest requests under way among those not tried yet that are not left alone; if all are,
-// among all: a cluster that looks dead is still asked.
-func (c *Cluster) pick(tried []*endpoint) *endpoint {
-	now := time.Now()
-	var best, fallback *endpoint
-	start := int(c.turn.Add(1) % uint64(len(c.endpoints)))
-	for i := range c.endpoints {
-		e := c.endpoints[(start+i)%len(c.endpoints)] // equal ones take turns
-		if contains(tried, e) {
+		if more {
 			continue
 		}
-		if fallback == nil || e.load() < fallback.load() {
-			fallback = e
+		now := time.Now()
+		if failure.Reason != observe.UpstreamConnect || now.Sub(began) >= c.options.ConnectTimeout || !e.bridged(now) {
+			c.metrics.refusedFor(failure.Reason)
+			return nil, failure
 		}
-		if e.health.available(now) && (best == nil || e.load() < best.load()) {
-			best = e
-		}
+		tried, first = tried[:0], 0
 	}
-	if best == nil {
-		return fallback
-	}
-	return best
 }
 
-func contains(list []*endpoint, e *endpoint) bool {
-	for _, have := range list {
-		if have == e {
-			return true
-		}
-	}
-	return false
-}
-
-// maxEndpointTries bounds how many endpoints one request may find dead.
+// maxEndpointTries bounds how many endpoints one request asks before it waits for one.
 const maxEndpointTries = 3
+
+// failed is a failure that concerns no single endpoint.
+func (c *Cluster) failed(reason observe.Reason, err error) *l7.Error {
+	return &l7.Error{Reason: reason, Status: l7.StatusOf(reason), Side: l7.Upstream, Err: fmt.Errorf("cluster %q: %w", c.options.Name, err)}
+}
+
+// timeoutOf tells a request that ran out of time while connecting from an endpoint that does not answer.
+func timeoutOf(ctx context.Context, e *l7.Error) *l7.Error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return e
+	}
+	late := *e
+	late.Reason, late.Status = observe.UpstreamTimeout, l7.StatusOf(observe.UpstreamTimeout)
+	return &late
+}

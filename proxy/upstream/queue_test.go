@@ -105,24 +105,6 @@ func TestABurstOpensConnectionsOnlySoManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestAFailedDialConcernsOneRequestAndTheNextIsTried(t *testing.T) {
-	s := serve(t, answers("x"))
-	var dials atomic.Int32
-	c := cluster(t, func(o *Options) {
-		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if dials.Add(1) == 1 {
-				return nil, errors.New("refused")
-			}
-			return (&net.Dialer{}).DialContext(ctx, network, address)
-		}
-	}, s.address())
-	_, err := c.ask(t, get("GET"))
-	wantReason(t, err, observe.UpstreamConnect)
-	if _, err := c.ask(t, get("GET")); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestTheQueueIsBounded(t *testing.T) {
 	turn := make(chan struct{})
 	finish := sync.OnceFunc(func() { close(turn) })
@@ -142,7 +124,7 @@ func TestTheQueueIsBounded(t *testing.T) {
 	_, err := c.ask(t, get("GET"))
 	finish()
 	requests.Wait()
-	wantReason(t, err, observe.TooManyConnections)
+	wantReason(t, err, observe.UpstreamOverloaded)
 }
 
 func TestWhoStopsWaitingLeavesTheQueue(t *testing.T) {
@@ -156,7 +138,7 @@ func TestWhoStopsWaitingLeavesTheQueue(t *testing.T) {
 	c.busy(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	requests.Go(func() {
-		if _, err := c.RoundTrip(ctx, permit(t), get("GET"), nil); err == nil {
+		if _, err := c.RoundTrip(ctx, permit(t), get("GET"), Call{}); err == nil {
 			t.Error("a request that was given up was answered")
 		}
 	})
@@ -238,9 +220,9 @@ func TestAFreshConnectionTakesThePlaceOfAnUnusedOne(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	conn, err := c.acquire(ctx, true)
-	if err != nil {
-		t.Fatal(err)
+	conn, failure := c.endpoints[0].acquire(ctx, true, true)
+	if failure != nil {
+		t.Fatal(failure)
 	}
 	if n := conn.requests.Load(); n != 0 {
 		t.Errorf("the connection has carried %d requests", n)
@@ -280,7 +262,7 @@ func TestAStreamThatEndsBeforeItIsUsedIsNotCountedForEver(t *testing.T) {
 	c := cluster(t, nil, s.address())
 	e := c.endpoints[0]
 	e.open.Add(1)
-	conn, failure := e.connectCounted(t.Context())
+	conn, failure := e.connectCounted(t.Context(), purpose{byteStream: true})
 	if failure != nil {
 		t.Fatal(failure)
 	}

@@ -21,16 +21,22 @@ import (
 // secure returns a service that speaks mutual TLS as path, and the client side as /web.
 func secure(t testing.TB, ca *testkit.CA, path string, scripts ...script) (*service, *source.Holder, *mtls.Client) {
 	t.Helper()
+	return secureALPN(t, ca, path, nil, scripts...)
+}
+
+// secureALPN is secure with a service that chooses among protocols, and a client that offers them.
+func secureALPN(t testing.TB, ca *testkit.CA, path string, protocols []string, scripts ...script) (*service, *source.Holder, *mtls.Client) {
+	t.Helper()
 	leaf := func(path string, generation uint64) *source.X509 {
 		certificate := ca.Leaf(t, testkit.WithURIs(ca.ID(t, path).String()))
 		return &source.X509{ID: ca.ID(t, path), Certificate: certificate, Roots: ca.Roots(), Generation: generation}
 	}
 	s := serveOn(t, func(l net.Listener) net.Listener {
-		return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{leaf(path, 1).Certificate}, ClientAuth: tls.RequireAnyClientCert})
+		return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{leaf(path, 1).Certificate}, ClientAuth: tls.RequireAnyClientCert, NextProtos: protocols})
 	}, scripts...)
 	own := &source.Holder{}
 	own.Set(leaf("/web", 1))
-	client := mtls.NewClient(mtls.ClientOptions{Credentials: own, Mutual: true,
+	client := mtls.NewClient(mtls.ClientOptions{Credentials: own, Mutual: true, ALPN: protocols,
 		Expect: func(id spiffeid.ID) bool { return id.Path() == "/orders" }})
 	return s, own, client
 }

@@ -161,7 +161,7 @@ func (b bench) ask(t testing.TB, req *l7.Request) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	resp, err := b.RoundTrip(ctx, permit(t), req, nil)
+	resp, err := b.RoundTrip(ctx, permit(t), req, Call{})
 	if err != nil {
 		return "", err
 	}
@@ -181,10 +181,10 @@ func wantReason(t *testing.T, err error, want observe.Reason) {
 func TestNothingIsSentWithoutAPermit(t *testing.T) {
 	s := serve(t, answers("x"))
 	c := cluster(t, nil, s.address())
-	if _, err := c.RoundTrip(t.Context(), authz.Permit{}, get("GET"), nil); err == nil {
+	if _, err := c.RoundTrip(t.Context(), authz.Permit{}, get("GET"), Call{}); err == nil {
 		t.Error("a request passed with the zero permit")
 	}
-	if _, err := c.Dial(t.Context(), authz.Permit{}); err == nil {
+	if _, err := c.Dial(t.Context(), authz.Permit{}, DialOptions{}); err == nil {
 		t.Error("a connection was dialled with the zero permit")
 	}
 	if s.accepted.Load() != 0 {
@@ -314,16 +314,6 @@ func TestRequestIsSentOnceMoreOnlyIfThatIsSafe(t *testing.T) {
 	}
 }
 
-func TestFailureOnAFreshConnectionIsNotRetried(t *testing.T) {
-	s := serve(t, func(_ net.Conn, r *bufio.Reader) { _, _ = readHead(r) })
-	c := cluster(t, nil, s.address())
-	_, err := c.ask(t, get("GET"))
-	wantReason(t, err, observe.UpstreamReset)
-	if s.accepted.Load() != 1 {
-		t.Fatalf("%d connections", s.accepted.Load())
-	}
-}
-
 func TestDeadEndpointIsPassedOverAndLeftAlone(t *testing.T) {
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -349,27 +339,12 @@ func TestDeadEndpointIsPassedOverAndLeftAlone(t *testing.T) {
 	if dials.Load() != 1 {
 		t.Fatalf("the dead endpoint was dialled %d times within a second", dials.Load())
 	}
-	only := cluster(t, nil, Address{"tcp", dead.Addr().String()})
+	only := cluster(t, func(o *Options) { o.ConnectTimeout = 50 * time.Millisecond }, Address{"tcp", dead.Addr().String()})
 	_, err = only.ask(t, get("GET"))
 	wantReason(t, err, observe.UpstreamConnect)
 	none := cluster(t, nil)
 	_, err = none.ask(t, get("GET"))
 	wantReason(t, err, observe.UpstreamNone)
-}
-
-func TestHealthBacksOffLongerEachTime(t *testing.T) {
-	var h health
-	now := time.Now()
-	for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second, 30 * time.Second} {
-		h.failed(now)
-		if h.available(now.Add(want-time.Millisecond)) || !h.available(now.Add(want)) {
-			t.Fatalf("after %d failures: want it left alone for %v", h.failures.Load(), want)
-		}
-	}
-	h.succeeded()
-	if !h.available(now) {
-		t.Fatal("a success must end it")
-	}
 }
 
 func TestLeastBusyEndpointIsTaken(t *testing.T) {
@@ -408,7 +383,7 @@ func TestTimeoutsAreTold(t *testing.T) {
 	late := cluster(t, nil, silent.address())
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = late.RoundTrip(ctx, permit(t), get("GET"), nil)
+	_, err = late.RoundTrip(ctx, permit(t), get("GET"), Call{})
 	wantReason(t, err, observe.UpstreamTimeout)
 }
 
@@ -429,7 +404,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	_, err := c.ask(t, get("GET"))
 	close(hold)
 	first.Wait()
-	wantReason(t, err, observe.TooManyConnections)
+	wantReason(t, err, observe.UpstreamOverloaded)
 }
 
 func TestUnusedConnectionsEndAfterTheIdleTime(t *testing.T) {
@@ -464,7 +439,7 @@ func TestUpgradedConnectionIsATunnelAndNeverPooled(t *testing.T) {
 	c := cluster(t, nil, s.address())
 	req := get("GET")
 	req.Upgrade = "websocket"
-	resp, err := c.RoundTrip(t.Context(), permit(t), req, nil)
+	resp, err := c.RoundTrip(t.Context(), permit(t), req, Call{})
 	if err != nil || resp.Status != 101 {
 		t.Fatalf("%v, %v", resp, err)
 	}
@@ -495,7 +470,7 @@ func TestUpgradedConnectionIsATunnelAndNeverPooled(t *testing.T) {
 func TestDialledStreamIsRegisteredAndCounted(t *testing.T) {
 	s := serve(t, func(conn net.Conn, r *bufio.Reader) { _, _ = io.Copy(conn, r) })
 	c := cluster(t, nil, s.address())
-	conn, err := c.Dial(t.Context(), permit(t))
+	conn, err := c.Dial(t.Context(), permit(t), DialOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
