@@ -8,20 +8,9 @@ import (
 	"time"
 
 	"github.com/postern-proxy/postern/authz/policy"
-	"github.com/postern-proxy/postern/internal/config"
 	"github.com/postern-proxy/postern/internal/observe"
-	"github.com/postern-proxy/postern/proxy/l7/http1"
 	"github.com/postern-proxy/postern/proxy/listener"
-	"github.com/postern-proxy/postern/proxy/mtls"
-	"github.com/postern-proxy/postern/proxy/upstream"
 )
-
-// clusterDeclaration is the content by which a running cluster is found again.
-type clusterDeclaration struct {
-	config.Cluster
-	bodyIdle time.Duration
-	limits   config.Limits
-}
 
 // Apply makes the snapshot the one that serves, with the policies; nil keeps those that serve now. It binds what is new first: when
 // that fails, nothing has changed and the old generation goes on. What is not changed lives on: listeners with their connections,
@@ -73,7 +62,7 @@ func (s *Server) link(snapshot *Snapshot, old *active) (*active, error) {
 	next := &active{snapshot: snapshot, states: map[string]*listenerState{}, clusters: map[string]*cluster{}}
 	var problems []error
 	for i := range snapshot.clusters {
-		declared := &clusterDeclaration{Cluster: snapshot.clusters[i], bodyIdle: snapshot.bodyIdle, limits: snapshot.limits}
+		declared := snapshot.declare(&snapshot.clusters[i])
 		if have := old.clusters[declared.Name]; have != nil && reflect.DeepEqual(have.declared, *declared) {
 			next.clusters[declared.Name] = have
 			continue
@@ -127,7 +116,10 @@ func (s *Server) turn(snapshot *Snapshot, old, next *active) {
 		wanted[spec.address] = true
 		p := s.ports[spec.address]
 		p.socket.SetLimit(spec.declared.Limits.MaxConnections)
-		p.current.Store(next.states[spec.declared.Name])
+		state := next.states[spec.declared.Name]
+		state.limiter.Set(state.bounds)
+		p.socket.SetProxyProtocol(state.proxyProtocol())
+		p.current.Store(state)
 	}
 	for at, p := range s.ports {
 		if !wanted[at] {
@@ -143,41 +135,9 @@ func (s *Server) turn(snapshot *Snapshot, old, next *active) {
 	}
 	for name, c := range old.clusters {
 		if next.clusters[name] != c {
+			c.stopRun()
 			c.Close() // requests under way end on their connections
 			time.AfterFunc(snapshot.drain, func() { s.registry.CloseOwner(c.Cluster, observe.Drained) })
 		}
 	}
 }
-
-func (s *Server) newCluster(c *clusterDeclaration) (*cluster, error) {
-	options := upstream.Options{
-		Name: c.Name, ConnectTimeout: c.ConnectTimeout, ResponseTimeout: c.ResponseTimeout, IdleTimeout: c.IdleTimeout,
-		MaxIdle: c.MaxIdle, MaxConnections: c.MaxConnections,
-		Registry: s.registry, Revocations: s.options.Revocations, Metrics: s.options.Metrics, AccessLog: s.options.AccessLog,
-		HTTP: http1.ClientOptions{
-			Limits:   http1.Limits{MaxHead: int(c.limits.MaxHead), MaxFields: c.limits.MaxFields},
-			Timeouts: http1.Timeouts{Body: responseIdle, Write: c.bodyIdle},
-		},
-	}
-	if c.MaxIdle == 0 {
-		options.MaxIdle = -1 // declared as none
-	}
-	for _, at := range c.Endpoints {
-		options.Endpoints = append(options.Endpoints, upstream.Address{Network: at.Network(), Target: at.Target()})
-	}
-	if c.TLS.Mode != config.TLSNone {
-		holder := s.options.Credentials(c.TLS.Identity)
-		if holder == nil {
-			return nil, fmt.Errorf("tls.identity: this process has no credential of %q", c.TLS.Identity.String())
-		}
-		options.TLS = mtls.NewClient(mtls.ClientOptions{
-			Credentials: holder, Mutual: c.TLS.Mode == config.TLSMutual, Expect: expectation(c.TLS.Expect),
-			Revocations: s.options.Revocations, MinVersion: tlsVersion(c.TLS.MinVersion), Timeout: c.ConnectTimeout, Now: s.options.Now,
-		})
-	}
-	return &cluster{Cluster: upstream.New(options), declared: *c}, nil
-}
-
-// responseIdle is the longest silence within a response: as for byte streams by default, since one that tells events as they happen
-// is silent for long without being broken.
-const responseIdle = time.Hour

@@ -9,9 +9,10 @@ import (
 	"github.com/postern-proxy/postern/proxy/l7"
 )
 
-// limitedBody counts a request's body and ends it at the limit.
+// limitedBody counts a request's body, ends it at the limit, and keeps what decides out of its trailers.
 type limitedBody struct {
 	l7.Body
+	call  *call // of which only what never changes: another goroutine may read
 	limit int64 // 0 is none
 	n     atomic.Int64
 }
@@ -25,7 +26,7 @@ func (c *call) limitBody() error {
 	if limit > 0 && c.req.ContentLength > limit {
 		return l7.NewError(observe.BodyTooLarge, "the body is longer than the listener allows")
 	}
-	c.body = &limitedBody{Body: c.req.Body, limit: limit}
+	c.body = &limitedBody{Body: c.req.Body, call: c, limit: limit}
 	c.req.Body = c.body
 	return nil
 }

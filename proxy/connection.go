@@ -13,7 +13,7 @@ import (
 	"github.com/postern-proxy/postern/internal/config"
 	"github.com/postern-proxy/postern/internal/observe"
 	"github.com/postern-proxy/postern/proxy/l7"
-	"github.com/postern-proxy/postern/proxy/l7/http1"
+	"github.com/postern-proxy/postern/proxy/limit"
 	"github.com/postern-proxy/postern/proxy/listener"
 	"github.com/postern-proxy/postern/proxy/mtls"
 	"github.com/postern-proxy/postern/proxy/registry"
@@ -28,8 +28,9 @@ type connection struct {
 	stream *stream
 	entry  *registry.Entry
 	cancel context.CancelCauseFunc
+	caller *limit.Caller // nil until the connection is counted
 	// http is the engine that drain asks; nil before it runs, and for byte streams.
-	http atomic.Pointer[http1.ServerConn]
+	http atomic.Pointer[engine]
 
 	// late: its listener had ended or changed before the connection was known.
 	late bool
@@ -43,9 +44,15 @@ type connection struct {
 	streamEnded observe.Reason
 }
 
+// engine is the HTTP engine of one connection. Drain may be called from anywhere.
+type engine interface {
+	Serve(ctx context.Context) observe.Reason
+	Drain()
+}
+
 // connectionRecords is what the Flow tells beyond the connection itself.
 type connectionRecords struct {
-	requests int
+	requests atomic.Int64
 	cluster  string
 	decision string
 	cause    string
@@ -56,8 +63,13 @@ func (s *Server) serveConn(ctx context.Context, state *listenerState, raw *liste
 	defer s.recovered(state, raw)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	c := &connection{server: s, state: state, raw: raw, cancel: cancel, source: sourceOf(raw)}
-	if err := c.handshake(ctx); err != nil {
+	c := &connection{server: s, state: state, raw: raw, cancel: cancel}
+	err := raw.ReadProxyHeader(state.spec.declared.Timeouts.Handshake)
+	c.source = sourceOf(raw)
+	if err == nil {
+		err = c.handshake(ctx)
+	}
+	if err != nil {
 		c.refused(err)
 		return
 	}
@@ -65,6 +77,11 @@ func (s *Server) serveConn(ctx context.Context, state *listenerState, raw *liste
 		return
 	}
 	defer c.entry.Remove()
+	if !c.count() {
+		c.ended(observe.TooManyConnections)
+		return
+	}
+	defer func() { c.caller.Leave(time.Now()) }()
 	if limit := state.spec.declared.Timeouts.MaxConnection; limit > 0 {
 		timer := time.AfterFunc(limit, func() { c.entry.Drain(observe.MaxTime) })
 		defer timer.Stop()
@@ -121,6 +138,27 @@ func (c *connection) register(ctx context.Context) bool {
 	return true
 }
 
+// count makes the connection one of its caller's, if that may have another one.
+func (c *connection) count() bool {
+	var ok bool
+	c.caller, ok = c.state.limiter.Caller(c.callerName(), time.Now())
+	return ok
+}
+
+// callerName is what the limits by identity go by: the SPIFFE ID, or the address of anonymous callers, of whom each has a whole
+// /64 of IPv6.
+func (c *connection) callerName() string {
+	if p := c.principal(); !p.Anonymous() {
+		return p.String()
+	}
+	source := c.raw.Source().Addr()
+	if source.Is6() && !source.Is4In6() {
+		network, _ := source.Prefix(64)
+		return network.String()
+	}
+	return source.String()
+}
+
 // serve runs the protocol of the connection and says why it ended.
 func (c *connection) serve(ctx context.Context) observe.Reason {
 	if ctx.Err() != nil {
@@ -128,36 +166,55 @@ func (c *connection) serve(ctx context.Context) observe.Reason {
 	}
 	l := &c.state.spec.declared
 	protocol := l.Protocol
-	if protocol == config.ProtocolAuto && c.tls != nil && c.tls.ALPN() == alpnHTTP1 {
-		protocol = config.ProtocolHTTP
-	}
-	if protocol == config.ProtocolAuto {
-		kind, ahead, err := listener.Sniff(c.stream.conn, sniffTime)
-		c.stream.ahead = ahead
-		c.guessed = kind != listener.HTTP
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return observe.PeerClosed
-		case err != nil:
-			return observe.IOError
-		case kind == listener.HTTP:
-			protocol = config.ProtocolHTTP
-		default:
-			protocol = config.ProtocolTCP
+	if protocol.HTTP() && c.tls != nil {
+		switch c.tls.ALPN() {
+		case alpnHTTP2:
+			return c.serveHTTP(ctx, c.state.http2.NewConn(c.stream))
+		case alpnHTTP1, alpnHTTP10:
+			return c.serveHTTP(ctx, c.state.http1.NewConn(c.stream))
 		}
 	}
-	if protocol == config.ProtocolTCP {
-		if c.late { // a byte stream that began now would have no end of its own
-			return observe.Drained
-		}
+	switch {
+	case protocol == config.ProtocolTCP:
 		return c.serveTCP(ctx)
+	case protocol == config.ProtocolHTTP && c.tls != nil: // without ALPN a client speaks HTTP/1.1 (RFC 9113, Section 3.2)
+		return c.serveHTTP(ctx, c.state.http1.NewConn(c.stream))
+	default:
+		return c.serveSniffed(ctx)
 	}
-	return c.serveHTTP(ctx)
 }
 
-func (c *connection) serveHTTP(ctx context.Context) observe.Reason {
-	conn := c.state.http.NewConn(c.stream)
-	c.http.Store(conn)
+// serveSniffed lets the first bytes tell the protocol: HTTP/2 with prior knowledge from HTTP/1.1 (RFC 9113, Section 3.3), and on a
+// listener of both kinds HTTP from what is not.
+func (c *connection) serveSniffed(ctx context.Context) observe.Reason {
+	l := &c.state.spec.declared
+	within := sniffTime
+	if l.Protocol == config.ProtocolHTTP {
+		within = l.Timeouts.Head
+	}
+	kind, ahead, err := listener.Sniff(c.stream.conn, within)
+	c.stream.ahead = ahead
+	switch {
+	case c.entry.Draining() && len(ahead) == 0:
+		return observe.Drained
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return observe.PeerClosed
+	case err != nil:
+		return observe.IOError
+	case l.Protocol == config.ProtocolHTTP && kind == listener.Opaque && len(ahead) == 0:
+		return observe.IdleTimeout
+	case kind == listener.HTTP2:
+		return c.serveHTTP(ctx, c.state.http2.NewConn(c.stream))
+	case kind == listener.HTTP, l.Protocol == config.ProtocolHTTP:
+		return c.serveHTTP(ctx, c.state.http1.NewConn(c.stream))
+	default:
+		c.guessed = true
+		return c.serveTCP(ctx)
+	}
+}
+
+func (c *connection) serveHTTP(ctx context.Context, conn engine) observe.Reason {
+	c.http.Store(&conn)
 	if c.entry.Draining() { // before drain could find the engine
 		conn.Drain()
 	}
@@ -178,8 +235,11 @@ func connectionFrom(ctx context.Context) *connection {
 
 // drain is the registry's way to ask for the end. Byte streams have no convenient moment: they end when they are cut.
 func (c *connection) drain(observe.Reason) {
-	if engine := c.http.Load(); engine != nil {
-		engine.Drain()
+	switch engine := c.http.Load(); {
+	case engine != nil:
+		(*engine).Drain()
+	case c.tls == nil && c.state.spec.declared.Protocol == config.ProtocolHTTP: // its first byte is waited for
+		_ = c.raw.SetReadDeadline(longAgo)
 	}
 }
 
@@ -209,7 +269,10 @@ func (c *connection) principal() authz.Principal {
 func (c *connection) refused(err error) {
 	_ = c.raw.Close()
 	reason := observe.HandshakeFailed
-	if e, ok := errors.AsType[*mtls.Error](err); ok {
+	switch e := err.(type) { //nolint:errorlint // both return it bare
+	case *mtls.Error:
+		reason = e.Reason
+	case *listener.Error:
 		reason = e.Reason
 	}
 	m := c.state.metrics
@@ -235,8 +298,11 @@ func (c *connection) flow(reason observe.Reason) *observe.Flow {
 	f := &observe.Flow{
 		Started: c.raw.Accepted(), Duration: time.Since(c.raw.Accepted()), Direction: observe.Accepted,
 		Listener: c.state.spec.declared.Name, Service: c.state.spec.declared.Service, Cluster: c.records.cluster,
-		Source: c.source, Target: c.raw.LocalAddr().String(), Decision: c.records.decision, Requests: c.records.requests,
+		Source: c.source, Target: c.raw.LocalAddr().String(), Decision: c.records.decision, Requests: int(c.records.requests.Load()),
 		Close: reason, Cause: c.records.cause,
+	}
+	if hop := c.raw.Hop(); hop.IsValid() && hop != c.raw.Source() {
+		f.Via = hop.String()
 	}
 	if c.stream != nil {
 		f.BytesIn, f.BytesOut = c.stream.in.Load(), c.stream.out.Load()
@@ -274,3 +340,6 @@ func sourceOf(raw *listener.Conn) string {
 // sniffTime is how long an auto listener waits for a client to speak first before it takes the connection for a protocol in which
 // the server does.
 const sniffTime = time.Second
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)

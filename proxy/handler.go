@@ -7,7 +7,6 @@ import (
 
 	"github.com/postern-proxy/postern/authz"
 	"github.com/postern-proxy/postern/internal/observe"
-	"github.com/postern-proxy/postern/proxy/l4"
 	"github.com/postern-proxy/postern/proxy/l7"
 	"github.com/postern-proxy/postern/proxy/l7/canonical"
 	"github.com/postern-proxy/postern/proxy/upstream"
@@ -32,7 +31,7 @@ func (s *Server) ServeExchange(ctx context.Context, ex l7.Exchange) {
 	conn := connectionFrom(ctx)
 	now := s.active.Load()
 	c := &call{server: s, conn: conn, ex: ex, req: ex.Request(), now: now, state: conn.current(now), route: -1}
-	conn.records.requests++
+	conn.records.requests.Add(1)
 	c.begin()
 	defer c.end()
 	defer func() {
@@ -42,14 +41,24 @@ func (s *Server) ServeExchange(ctx context.Context, ex l7.Exchange) {
 			ex.Abort()
 		}
 	}()
-	if err := c.serve(ctx); err != nil {
+	if err := c.admit(ctx); err != nil {
 		c.refuse(err)
 	}
 }
 
+// admit counts the request as one of its caller's and serves it.
+func (c *call) admit(ctx context.Context) error {
+	if !c.conn.caller.Begin(c.log.Started) {
+		return l7.NewError(observe.TooManyRequests, "the caller or the listener has as many requests as it may")
+	}
+	defer c.conn.caller.End()
+	return c.serve(ctx)
+}
+
 // serve is the way of a request. An error that it returns has not been answered yet.
 func (c *call) serve(ctx context.Context) error {
-	if err := canonical.Request(c.req); err != nil {
+	used, err := canonical.Request(c.req, c.state.spec.relax)
+	if err != nil {
 		return err
 	}
 	c.log.Method, c.log.Host, c.log.Path = c.req.Method, c.req.Host, c.req.Path
@@ -57,6 +66,9 @@ func (c *call) serve(ctx context.Context) error {
 	spec, err := c.find()
 	if err != nil {
 		return err
+	}
+	if !spec.relax.Allows(used) {
+		return l7.NewError(observe.AmbiguousPath, "the path has a form that its route does not take: "+(used&^spec.relax).String())
 	}
 	permit, j, err := c.permit(spec)
 	if err != nil {
@@ -78,7 +90,7 @@ func (c *call) serve(ctx context.Context) error {
 		ctx = bounded
 	}
 	defer c.followMessage(j, c.req.Body)()
-	resp, err := cluster.RoundTrip(ctx, permit, c.req, c.informational)
+	resp, err := cluster.RoundTrip(ctx, permit, c.req, upstream.Call{OnInformational: c.informational, RetryOn: spec.retryOn})
 	if err != nil {
 		return err
 	}
@@ -168,7 +180,10 @@ func (c *call) tunnel(ctx context.Context, resp *upstream.Response, j *judgement
 		return nil
 	}
 	l := &c.state.spec.declared
-	result := c.server.splice(ctx, c.long(j), down, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
+	if c.req.Protocol < l7.HTTP2 {
+		c.conn.raw.AllowStall()
+	}
+	result := c.server.splice(ctx, c.long(j), down, up, c.server.streamOptions(l))
 	c.log.BytesIn, c.log.BytesOut = result.Sent, result.Received
 	c.log.Reason = result.Reason
 	if why := resp.Conn().Ended(); why == observe.Revoked || why == observe.CredentialExpired {
@@ -177,7 +192,9 @@ func (c *call) tunnel(ctx context.Context, resp *upstream.Response, j *judgement
 	if result.Err != nil {
 		c.log.Cause = result.Err.Error()
 	}
-	c.conn.streamEnded = c.log.Reason
+	if c.req.Protocol < l7.HTTP2 { // on HTTP/2 the connection goes on
+		c.conn.streamEnded = c.log.Reason
+	}
 	return nil
 }
 

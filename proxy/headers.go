@@ -29,7 +29,7 @@ func (c *call) forwardedHeaders() {
 	forwardedFor, proto := trustedFor(h, hops), trustedProto(h, hops, c.req.Scheme)
 	l7.StripIdentity(h)
 	h.DelFunc(func(name, _ string) bool {
-		return strings.ReplaceAll(name, "_", "-") == fieldRequestID && name != fieldRequestID
+		return name != fieldRequestID && l7.SameToCGI(name, fieldRequestID)
 	})
 	if source := c.conn.raw.Source(); source.IsValid() {
 		forwardedFor = append(forwardedFor, source.Addr().String())

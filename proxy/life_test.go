@@ -3,6 +3,8 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +34,12 @@ func echo(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	accept := ""
+	if key := r.Header.Get("Sec-WebSocket-Key"); key != "" { // RFC 6455, Section 4.2.2
+		sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+		accept = "Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(sum[:]) + "\r\n"
+	}
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+accept+"\r\n")
 	_, _ = io.Copy(conn, buf)
 }
 
@@ -271,7 +278,8 @@ func TestRevocationDuringTheHandshakeIsNotMissed(t *testing.T) {
 	w := newWorld(t)
 	w.apply("%s", w.sidecar(w.app(nil), ""))
 	revoke := func() { w.revoke(revocation.SPIFFEID, "spiffe://example.org/web") }
-	w.meanwhile.Store(&revoke) // the handshake has asked the old index, and the connection is not registered yet
+	began := func() { w.meanwhile.Store(&revoke) } // the handshake begins with the index, and asks it again about the peer
+	w.meanwhile.Store(&began)                      // after that the connection is not registered yet
 	if _, err := w.do(w.as("/web"), "GET", w.url("inbound", "/"), nil); err == nil {
 		t.Fatal("a revoked peer slipped through between its handshake and its registration")
 	}

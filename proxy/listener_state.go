@@ -13,6 +13,9 @@ import (
 	"github.com/postern-proxy/postern/internal/observe"
 	"github.com/postern-proxy/postern/proxy/l7"
 	"github.com/postern-proxy/postern/proxy/l7/http1"
+	"github.com/postern-proxy/postern/proxy/l7/http2"
+	"github.com/postern-proxy/postern/proxy/limit"
+	"github.com/postern-proxy/postern/proxy/listener"
 	"github.com/postern-proxy/postern/proxy/mtls"
 )
 
@@ -21,7 +24,10 @@ type listenerState struct {
 	spec        *listenerSpec
 	credentials *source.Holder // never nil
 	tls         *mtls.Server   // nil for plaintext
-	http        *http1.Server
+	http1       *http1.Server
+	http2       *http2.Server
+	bounds      limit.Bounds
+	limiter     *limit.Limiter // the same for all generations of the listener
 	metrics     *listenerMetrics
 	// lineage is the owner of the listener's connections. It stays the same from one generation to the next as long as nothing
 	// changes on which the connections depend, and is compared as a pointer.
@@ -51,32 +57,74 @@ func (s *Server) newListenerState(spec *listenerSpec, old *listenerState) (*list
 	if l.TLS.Mode != config.TLSNone {
 		state.tls = s.terminator(l, state.credentials)
 	}
-	state.http = http1.NewServer(http1.ServerOptions{
-		Handler: l7.HandlerFunc(s.ServeExchange),
-		Limits:  http1.Limits{MaxHead: int(l.Limits.MaxHead), MaxFields: l.Limits.MaxFields},
+	state.bounds, state.limiter = boundsOf(l), old.limits()
+	s.makeEngines(state)
+	return state, nil
+}
+
+// makeEngines gives the listener what speaks HTTP on its connections.
+func (s *Server) makeEngines(state *listenerState) {
+	l := &state.spec.declared
+	handler, secure := l7.HandlerFunc(s.ServeExchange), scheme(state.tls != nil)
+	refused := func(ctx context.Context, err *l7.Error) *l7.Response {
+		return s.refusedByEngine(connectionFrom(ctx), state, err)
+	}
+	state.http1 = http1.NewServer(http1.ServerOptions{
+		Handler: handler, Scheme: secure, Refused: refused,
+		Limits: http1.Limits{MaxHead: int(l.Limits.MaxHead), MaxFields: l.Limits.MaxFields, MinBodyRate: orNone(int(l.Limits.MinBodyRate))},
 		Timeouts: http1.Timeouts{Head: l.Timeouts.Head, Idle: l.Timeouts.Idle, Body: l.Timeouts.BodyIdle,
 			Write: l.Timeouts.BodyIdle},
-		Scheme: scheme(state.tls != nil),
-		Refused: func(ctx context.Context, err *l7.Error) *l7.Response {
-			return s.refusedByEngine(connectionFrom(ctx), state, err)
-		},
 	})
-	return state, nil
+	state.http2 = http2.NewServer(http2.ServerOptions{
+		Handler: handler, Scheme: secure, Refused: refused,
+		Limits: http2.Limits{MaxHead: int(l.Limits.MaxHead), MaxFields: l.Limits.MaxFields, MaxStreams: l.Limits.MaxStreams},
+		Timeouts: http2.Timeouts{Head: l.Timeouts.Head, Idle: l.Timeouts.Idle, Body: l.Timeouts.BodyIdle,
+			Write: l.Timeouts.BodyIdle, StreamIdle: l.Timeouts.StreamIdle},
+	})
+}
+
+func boundsOf(l *config.Listener) limit.Bounds {
+	each := &l.Limits.PerIdentity
+	return limit.Bounds{Requests: l.Limits.MaxRequests, CallerConnections: each.MaxConnections,
+		CallerRequests: each.MaxRequests, CallerRate: each.RequestsPerSecond}
+}
+
+// limits are the counters of the listener, which it keeps over its generations; new ones when there was none. Their bounds are set
+// when the generation serves.
+func (s *listenerState) limits() *limit.Limiter {
+	if s == nil {
+		return limit.New(limit.Bounds{})
+	}
+	return s.limiter
+}
+
+// proxyProtocol is what the socket reads in front of each connection; nil for nothing.
+func (s *listenerState) proxyProtocol() *listener.ProxyProtocol {
+	declared := s.spec.declared.ProxyProtocol
+	if declared == nil {
+		return nil
+	}
+	return &listener.ProxyProtocol{Trusted: declared.Trusted, Required: !declared.Optional}
 }
 
 func (s *Server) terminator(l *config.Listener, credentials *source.Holder) *mtls.Server {
 	options := mtls.ServerOptions{
 		Credentials: credentials, Mutual: l.TLS.Mode == config.TLSMutual, Revocations: s.options.Revocations,
-		MinVersion: tlsVersion(l.TLS.MinVersion), Timeout: l.Timeouts.Handshake, Gate: s.gate, Now: s.options.Now,
+		MinVersion: tlsVersion(l.TLS.MinVersion), RequirePQ: l.TLS.RequirePQ, Timeout: l.Timeouts.Handshake, Gate: s.gate, Now: s.options.Now,
 	}
 	if l.Protocol.HTTP() {
-		options.ALPN = []string{alpnHTTP1}
+		options.ALPN = []string{alpnHTTP2, alpnHTTP1, alpnHTTP10}
 	}
 	return mtls.NewServer(options)
 }
 
-// alpnHTTP1 is the name of HTTP/1.1 in ALPN (RFC 7301, Section 6).
-const alpnHTTP1 = "http/1.1"
+// Names of protocols in ALPN (RFC 7301, Section 6; RFC 9113, Section 3.1).
+const (
+	alpnHTTP2 = "h2"
+	alpnHTTP1 = "http/1.1"
+	// alpnHTTP10 is all that curl --http1.0 offers; the engine speaks it as well.
+	alpnHTTP10 = "http/1.0"
+)
 
 func scheme(secure bool) string {
 	if secure {

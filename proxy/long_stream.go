@@ -21,7 +21,7 @@ type longStream struct {
 	caller  callerKind
 	judged  *policy.Table
 	name    string // of its listener
-	cancel  context.CancelCauseFunc
+	cut     func(cause *l7.Error)
 }
 
 // wholeRequest is a copy of a request that outlives its message, with all header fields: the next policies may ask for others than
@@ -113,16 +113,16 @@ func (s *Server) judgeAgain(stream *longStream) {
 		slog.String(observe.KeyDecision, j.decision.ID.String()), slog.String(observe.KeyPolicy, j.decision.Policy))
 	cause := cutFor(observe.PolicyChanged, "the policies changed")
 	cause.Status = l7.StatusOf(observe.Denied)
-	stream.cancel(cause)
+	stream.cut(cause)
 }
 
 // long is the message or tunnel that the call may become.
 func (c *call) long(j *judgement) longStream {
 	l := &c.state.spec.declared
-	return longStream{request: wholeRequest(&j.request, &c.req.Header), caller: callerOf(l), judged: c.now.policies, name: l.Name, cancel: c.conn.cancel}
+	return longStream{request: wholeRequest(&j.request, &c.req.Header), caller: callerOf(l), judged: c.now.policies, name: l.Name, cut: c.ex.Cut}
 }
 
-// followMessage puts a message whose end is not in sight under the policies that come. On HTTP/1 its end is the connection's.
+// followMessage puts a message whose end is not in sight under the policies that come.
 func (c *call) followMessage(j *judgement, body l7.Body) (leave func()) {
 	if _, whole := l7.ReadyOf(body); whole {
 		return func() {}
@@ -144,7 +144,7 @@ func (s *Server) follow(stream *longStream) (leave func()) {
 func (s *Server) splice(ctx context.Context, stream longStream, down, up l4.Stream, options l4.Options) l4.Result {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stream.cancel = cancel
+	stream.cut = func(cause *l7.Error) { cancel(cause) }
 	defer s.follow(&stream)()
 	result := l4.Splice(ctx, down, up, options)
 	if ctx.Err() != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/postern-proxy/postern/certs/revocation"
 	"github.com/postern-proxy/postern/certs/source"
 	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7/canonical"
 	"github.com/postern-proxy/postern/proxy/listener"
 	"github.com/postern-proxy/postern/proxy/mtls"
 	"github.com/postern-proxy/postern/proxy/registry"
@@ -72,12 +73,6 @@ type active struct {
 	policies *policy.Table
 }
 
-// cluster is a running cluster and the declaration that it runs.
-type cluster struct {
-	*upstream.Cluster
-	declared clusterDeclaration
-}
-
 // New returns a Server that has no listener yet. It starts nothing.
 func New(options Options) *Server {
 	if options.Now == nil {
@@ -127,6 +122,9 @@ func (s *Server) Run(ctx context.Context) error {
 				p.done = done
 				background.Go(func() { defer close(done); s.servePort(serving, p) })
 			}
+		}
+		for _, c := range s.active.Load().clusters {
+			c.startRun(ctx, &background)
 		}
 		s.mu.Unlock()
 		select {
@@ -257,6 +255,35 @@ func (s *Server) Listeners() []ListenerStatus {
 		list = append(list, status)
 	}
 	return list
+}
+
+// ClusterStatus is one cluster of the snapshot that serves.
+type ClusterStatus struct {
+	Name      string
+	Protocol  string // as declared
+	Endpoints []upstream.EndpointStatus
+}
+
+// Clusters describes the clusters in the order of the configuration.
+func (s *Server) Clusters() []ClusterStatus {
+	now := s.active.Load()
+	var list []ClusterStatus
+	for i := range now.snapshot.clusters {
+		declared := &now.snapshot.clusters[i]
+		list = append(list, ClusterStatus{Name: declared.Name, Protocol: string(declared.Protocol),
+			Endpoints: now.clusters[declared.Name].Status()})
+	}
+	return list
+}
+
+// Relaxed is what the routes of the service's listeners take together of forms of a path that are refused elsewhere.
+func (s *Server) Relaxed(service string) (forms canonical.Profile) {
+	for _, spec := range s.active.Load().snapshot.listeners {
+		if spec.declared.Service == service {
+			forms |= spec.relax
+		}
+	}
+	return forms
 }
 
 // Addr is where the listener of that name is bound; nil when there is none.

@@ -4,9 +4,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/postern-proxy/postern/internal/config"
+	"github.com/postern-proxy/postern/proxy/l7/canonical"
 	"github.com/postern-proxy/postern/proxy/listener"
 	"github.com/postern-proxy/postern/proxy/route"
 )
@@ -17,6 +19,7 @@ type Snapshot struct {
 	listeners  []*listenerSpec
 	clusters   []config.Cluster
 	bodyIdle   time.Duration
+	streamIdle time.Duration
 	limits     config.Limits
 	drain      time.Duration
 }
@@ -30,6 +33,8 @@ type listenerSpec struct {
 	address  listener.Address
 	table    *route.Table
 	routes   []routeSpec
+	asked    map[string]struct{} // header fields that the routes look at
+	relax    canonical.Profile   // of all routes together: which one is meant shows only in the canonical path
 }
 
 // routeSpec is what a matched route says.
@@ -38,13 +43,15 @@ type routeSpec struct {
 	cluster   string
 	timeout   time.Duration
 	websocket bool
+	relax     canonical.Profile
+	retryOn   []int // answers that are tried again
 }
 
 // Compile makes a Snapshot of a configuration that config.Parse found valid. It opens nothing and does not change cfg. The error
 // names everything that cannot work together.
 func Compile(cfg *config.Config, generation uint64) (*Snapshot, error) {
 	s := &Snapshot{generation: generation, clusters: cfg.Clusters,
-		bodyIdle: cfg.Timeouts.BodyIdle, limits: cfg.Limits, drain: cfg.Shutdown.DrainTimeout}
+		bodyIdle: cfg.Timeouts.BodyIdle, streamIdle: cfg.Timeouts.StreamIdle, limits: cfg.Limits, drain: cfg.Shutdown.DrainTimeout}
 	var problems []error
 	clusters := map[string]bool{}
 	for i := range cfg.Clusters {
@@ -80,6 +87,7 @@ func compileListener(l *config.Listener, clusters map[string]bool) (*listenerSpe
 		declared: *l,
 		address:  listener.Address{Network: l.Address.Network(), Address: l.Address.Target()},
 		table:    route.Compile(l.Routes),
+		asked:    askedByRoutes(l.Routes),
 	}
 	var problems []error
 	if ephemeral(l) {
@@ -102,17 +110,35 @@ func compileListener(l *config.Listener, clusters map[string]bool) (*listenerSpe
 		if !clusters[r.Cluster] {
 			problems = append(problems, fmt.Errorf("routes[%d]: cluster %q does not exist", i, r.Cluster))
 		}
-		spec.routes = append(spec.routes, compileRoute(r))
+		compiled, err := compileRoute(r)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("routes[%d]: %w", i, err))
+		}
+		spec.routes = append(spec.routes, compiled)
+		spec.relax |= compiled.relax
 	}
 	return spec, problems
 }
 
-func compileRoute(r *config.Route) routeSpec {
+func compileRoute(r *config.Route) (routeSpec, error) {
 	spec := routeSpec{name: r.Name, cluster: r.Cluster, timeout: r.Timeout}
 	for _, upgrade := range r.AllowUpgrade {
 		spec.websocket = spec.websocket || upgrade == config.UpgradeWebSocket
 	}
-	return spec
+	for _, status := range r.RetryOn {
+		code, err := strconv.Atoi(string(status))
+		if err != nil {
+			return spec, fmt.Errorf("retry_on: %w", err)
+		}
+		spec.retryOn = append(spec.retryOn, code)
+	}
+	forms := make([]string, 0, len(r.Relax))
+	for _, form := range r.Relax {
+		forms = append(forms, string(form))
+	}
+	var err error
+	spec.relax, err = canonical.ParseProfile(forms)
+	return spec, err
 }
 
 // tlsVersion is the number that crypto/tls has for a version.

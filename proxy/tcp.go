@@ -8,10 +8,15 @@ import (
 	"github.com/postern-proxy/postern/internal/observe"
 	"github.com/postern-proxy/postern/proxy/l4"
 	"github.com/postern-proxy/postern/proxy/l7"
+	"github.com/postern-proxy/postern/proxy/proxyproto"
+	"github.com/postern-proxy/postern/proxy/upstream"
 )
 
 // serveTCP judges the connection as a whole, dials and splices. It says why the connection ended.
 func (c *connection) serveTCP(ctx context.Context) observe.Reason {
+	if c.late { // a byte stream that began now would have no end of its own
+		return observe.Drained
+	}
 	now := c.server.active.Load()
 	state := c.current(now)
 	l := &state.spec.declared
@@ -30,12 +35,14 @@ func (c *connection) serveTCP(ctx context.Context) observe.Reason {
 	if cluster == nil {
 		return observe.NoRoute
 	}
-	up, err := cluster.Dial(ctx, permit)
+	up, err := cluster.Dial(ctx, permit, upstream.DialOptions{Source: c.raw.Source(), Destination: c.raw.Local(), TLVs: c.proxyFacts()})
 	if err != nil {
 		c.records.cause = err.Error()
 		return l7.ReasonOf(err, observe.UpstreamConnect)
 	}
-	result := c.server.splice(ctx, longStream{judged: now.policies, name: l.Name, caller: callerOf(l), request: j.request}, c.stream, up, l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection})
+	c.raw.AllowStall()
+	stream := longStream{judged: now.policies, name: l.Name, caller: callerOf(l), request: j.request}
+	result := c.server.splice(ctx, stream, c.stream, up, c.server.streamOptions(l))
 	c.stream.in.Add(result.Sent)
 	c.stream.out.Add(result.Received)
 	up.Finish(result.Received, result.Sent)
@@ -46,6 +53,25 @@ func (c *connection) serveTCP(ctx context.Context) observe.Reason {
 		return why
 	}
 	return result.Reason
+}
+
+// proxyFacts are what a PROXY header says of the client beside its address: the name it asked for and who it is.
+func (c *connection) proxyFacts() (facts []proxyproto.TLV) {
+	if c.tls == nil {
+		return nil
+	}
+	if name := c.tls.ServerName(); name != "" {
+		facts = append(facts, proxyproto.TLV{Type: proxyproto.TypeAuthority, Value: []byte(name)})
+	}
+	if p := c.principal(); !p.Anonymous() {
+		facts = append(facts, proxyproto.TLV{Type: proxyproto.TypeSPIFFEID, Value: []byte(p.String())})
+	}
+	return facts
+}
+
+// streamOptions bound the byte streams of a listener.
+func (s *Server) streamOptions(l *config.Listener) l4.Options {
+	return l4.Options{Idle: l.Timeouts.StreamIdle, MaxTime: l.Timeouts.MaxConnection, Pipes: s.sockets.Descriptors().Pipes()}
 }
 
 // current is the listener of the generation that serves, as long as the connection could have been accepted by it; otherwise the

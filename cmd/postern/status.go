@@ -60,6 +60,36 @@ func statusTable(w io.Writer, st admin.Status) {
 	for _, l := range st.Listeners {
 		row(w, "listener", fmt.Sprintf("%s on %s, %s, tls %s, service %s, %d open", l.Name, l.Address, l.Protocol, l.TLS, dash(l.Service), l.Connections))
 	}
+	for _, c := range st.Clusters {
+		row(w, "cluster", fmt.Sprintf("%s, %s, %s", c.Name, c.Protocol, endpointsLine(c.Endpoints)))
+		for _, e := range c.Endpoints {
+			if e.State != "available" {
+				row(w, "  "+e.State, endpointLine(e))
+			}
+		}
+	}
+}
+
+func endpointsLine(list []admin.EndpointStatus) string {
+	available, busy := 0, int64(0)
+	for _, e := range list {
+		busy += e.UnderWay
+		if e.State == "available" {
+			available++
+		}
+	}
+	return fmt.Sprintf("%d of %s available, %d under way", available, plural(len(list), "endpoint", "endpoints"), busy)
+}
+
+func endpointLine(e admin.EndpointStatus) string {
+	line := e.Address
+	if e.Reason != "" {
+		line += ", " + e.Reason
+	}
+	if !e.Until.IsZero() {
+		line += ", for " + until(e.Until)
+	}
+	return line
 }
 
 func newReload() *cobra.Command {

@@ -18,6 +18,7 @@ type Status struct {
 	NotReady    []string         `json:"not_ready,omitempty"` // what is waited for
 	Config      ConfigStatus     `json:"config"`
 	Listeners   []ListenerStatus `json:"listeners,omitempty"`
+	Clusters    []ClusterStatus  `json:"clusters,omitempty"`
 	Identities  []Identity       `json:"identities,omitempty"`
 	Upstream    *Following       `json:"following,omitempty"`
 	Authority   *AuthorityStatus `json:"authority,omitempty"`
@@ -41,6 +42,25 @@ type ListenerStatus struct {
 	Service     string `json:"service,omitempty"`
 	Identity    string `json:"identity,omitempty"`
 	Connections int    `json:"connections"`
+}
+
+// ClusterStatus is one cluster of the proxy.
+type ClusterStatus struct {
+	Name      string           `json:"name"`
+	Protocol  string           `json:"protocol"`
+	Endpoints []EndpointStatus `json:"endpoints"`
+}
+
+// EndpointStatus is one endpoint of a cluster.
+type EndpointStatus struct {
+	Address string `json:"address"`
+	// State is available, ejected (left alone until then, for its failures) or unhealthy (by its health checks).
+	State       string    `json:"state"`
+	Reason      string    `json:"reason,omitempty"`
+	Until       time.Time `json:"until,omitzero"`
+	UnderWay    int64     `json:"under_way"`
+	Waiting     int64     `json:"waiting"`
+	Connections int64     `json:"connections"`
 }
 
 // Identity is one live credential of the process; never its key.

@@ -24,6 +24,7 @@ import (
 	"github.com/postern-proxy/postern/internal/config"
 	"github.com/postern-proxy/postern/internal/observe"
 	"github.com/postern-proxy/postern/proxy"
+	"github.com/postern-proxy/postern/proxy/listener"
 )
 
 // Options are what New needs.
@@ -145,12 +146,16 @@ func stateDir(cfg *config.Config) string {
 // eventsDir is where the event log of a state directory is.
 func eventsDir(dir string) string { return filepath.Join(dir, "events") }
 
+// adminReserve is how many descriptors are held back for operators, who need them most when there are no others.
+const adminReserve = 8
+
 // openSockets binds what is not a listener of the proxy.
 func (a *App) openSockets(ctx context.Context, cfg *config.Config) (err error) {
 	if cfg.Admin.Socket != "" {
 		if a.adminListener, err = listenAdmin(ctx, string(cfg.Admin.Socket)); err != nil {
 			return fmt.Errorf("admin.socket: %w", err)
 		}
+		a.adminListener = listener.WithReserve(a.adminListener, adminReserve)
 	}
 	if a.metricsListener, err = bindAddress(ctx, cfg.Metrics.Listen); err != nil {
 		return fmt.Errorf("metrics.listen: %w", err)
@@ -193,6 +198,7 @@ func (a *App) Run(ctx context.Context) error {
 		group.Go(func() error { return role(failing) })
 	}
 	group.Go(func() error { return a.logAccess(failing) })
+	group.Go(func() error { return giveMemoryBack(failing) })
 	group.Go(func() error {
 		defer end()
 		return a.serveUntil(serving)

@@ -40,7 +40,7 @@ func (a *App) Status(ctx context.Context) admin.Status {
 	a.mu.Unlock()
 	st.NotReady = a.notReady()
 	st.Ready = len(st.NotReady) == 0
-	st.Listeners = a.listenerStatus()
+	st.Listeners, st.Clusters = a.listenerStatus(), a.clusterStatus()
 	st.Identities = a.identityStatus(cfg)
 	if n := a.identity.node; n != nil {
 		st.Upstream = &admin.Following{Authority: n.address, Node: n.id.String(), Connected: n.client.Connected(), LastUpdate: n.client.LastUpdate(), Entries: n.entryCount()}
@@ -115,6 +115,19 @@ func (a *App) listenerStatus() []admin.ListenerStatus {
 		st := admin.ListenerStatus{Name: l.Name, Address: l.Address, Protocol: l.Protocol, TLS: l.TLS, Service: l.Service, Connections: l.Connections}
 		if !l.Identity.IsZero() {
 			st.Identity = l.Identity.String()
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+func (a *App) clusterStatus() []admin.ClusterStatus {
+	var list []admin.ClusterStatus
+	for _, c := range a.proxy.Clusters() {
+		st := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol}
+		for _, e := range c.Endpoints {
+			st.Endpoints = append(st.Endpoints, admin.EndpointStatus{Address: e.Address, State: string(e.State), Reason: string(e.Reason),
+				Until: e.Until, UnderWay: e.UnderWay, Waiting: e.Waiting, Connections: e.Connections})
 		}
 		list = append(list, st)
 	}
@@ -198,7 +211,7 @@ func (a *App) Drain(ctx context.Context, actor string) {
 
 // Explain judges a described request by the policies that serve, after the same canonicalisation as a real one.
 func (a *App) Explain(_ context.Context, in admin.ExplainRequest) (admin.Explanation, error) {
-	req, err := describedRequest(in)
+	req, err := describedRequest(in, a.proxy.Relaxed(in.Service))
 	if err != nil {
 		return admin.Explanation{}, &admin.Error{Code: admin.CodeInvalid, Err: err}
 	}
@@ -245,7 +258,7 @@ func explanation(req *authz.Request, x policy.Explanation) admin.Explanation {
 }
 
 // describedRequest turns an operator's description into the request that a listener would judge.
-func describedRequest(in admin.ExplainRequest) (*authz.Request, error) {
+func describedRequest(in admin.ExplainRequest, relaxed canonical.Profile) (*authz.Request, error) {
 	req := &authz.Request{Service: in.Service, Time: time.Now()}
 	if in.Principal != "" && in.Principal != config.Anonymous {
 		id, err := spiffeid.FromString(in.Principal)
@@ -257,7 +270,7 @@ func describedRequest(in admin.ExplainRequest) (*authz.Request, error) {
 	if in.TCP {
 		return req, nil
 	}
-	return req, canonicalRequest(req, in)
+	return req, canonicalRequest(req, in, relaxed)
 }
 
 // refusal is the text of an engine's error without the side it came from, which means nothing here.
@@ -269,13 +282,13 @@ func refusal(err error) string {
 }
 
 // canonicalRequest brings a described HTTP request into the one form in which requests are judged.
-func canonicalRequest(req *authz.Request, in admin.ExplainRequest) error {
+func canonicalRequest(req *authz.Request, in admin.ExplainRequest, relaxed canonical.Profile) error {
 	message := l7.Request{Protocol: l7.HTTP11, Method: in.Method, Scheme: "https", Authority: in.Host}
 	message.Path, message.RawQuery, _ = strings.Cut(in.Target, "?")
 	if message.Authority == "" {
 		message.Authority = in.Service
 	}
-	if err := canonical.Request(&message); err != nil {
+	if _, err := canonical.Request(&message, relaxed); err != nil {
 		return fmt.Errorf("such a request is refused before it is judged: %s", refusal(err))
 	}
 	req.Protocol, req.Method, req.Host, req.Path = authz.HTTP, message.Method, message.Host, message.Path

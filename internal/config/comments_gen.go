@@ -81,7 +81,7 @@ var comments = map[string]string{
 	"FileSource.Certificate":        "Certificate is the X.509-SVID: leaf first, then intermediates.",
 	"FileSource.Key":                "Key is its private key, PKCS #8 or SEC 1. It must not be readable by everybody (Kubernetes mounts secrets so unless defaultMode says 0440).",
 	"HTTPClause":                    "HTTPClause is what an HTTP request must have; every key that is there must hold. Empty: every HTTP request.",
-	"HTTPClause.Headers":            "Headers are names and the exact value that one field of that name must have.",
+	"HTTPClause.Headers":            "Headers are names and the exact value that one field of that name must have. A deny also matches when the value is one element of a comma-separated list; an allow never does, and wants every field of that name to have the value.",
 	"HTTPClause.Hosts":              "Hosts are names without port; a leading *. stands for one or more labels. One of them must fit.",
 	"HTTPClause.Methods":            "Methods are upper-case HTTP methods. One of them must fit.",
 	"HTTPClause.Paths":              "Paths are templates in canonical form: {name} stands for one segment, {name...} at the end for the rest. One must fit.",

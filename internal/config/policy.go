@@ -55,7 +55,8 @@ type HTTPClause struct {
 	Paths []PathTemplate `config:"paths"`
 	// Hosts are names without port; a leading *. stands for one or more labels. One of them must fit.
 	Hosts []HostPattern `config:"hosts"`
-	// Headers are names and the exact value that one field of that name must have.
+	// Headers are names and the exact value that one field of that name must have. A deny also matches when the value is one
+	// element of a comma-separated list; an allow never does, and wants every field of that name to have the value.
 	Headers map[string]string `config:"headers"`
 }
 
