@@ -48,7 +48,8 @@ endif
 interop: ## postern against foreign software, image and cross builds (up to 30 minutes; root installs what is missing)
 interop: cross vuln build
 	@if [ "$$(id -u)" -eq 0 ]; then internal/tools/ensure.sh \
-		openssl=openssl curl=curl certtool=gnutls-bin python3=python3 buildah=buildah; fi
+		openssl=openssl curl=curl certtool=gnutls-bin python3=python3 buildah=buildah \
+		nghttp=nghttp2-client h2load=nghttp2-client; fi
 	@internal/tools/python.sh .cache/venv internal/interop/requirements.txt
 	$(MAKE) image-files ARCH=$$($(GO) env GOARCH)
 	cd internal/interop && POSTERN_BIN=$(CURDIR)/bin/postern POSTERN_PYTHON=$(CURDIR)/.cache/venv/bin/python \

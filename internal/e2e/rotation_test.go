@@ -57,6 +57,27 @@ type load struct {
 	url           string
 	total, failed atomic.Int64
 	first         atomic.Value // the first failure
+
+	mu   sync.Mutex
+	last time.Time     // guarded by mu: of the last good answer
+	gap  time.Duration // guarded by mu: the longest between two
+}
+
+// worstGap is the longest time between two good answers.
+func (l *load) worstGap() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gap
+}
+
+func (l *load) good() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if !l.last.IsZero() {
+		l.gap = max(l.gap, now.Sub(l.last))
+	}
+	l.last = now
 }
 
 // offer starts the load and returns what ends it and waits for what is under way.
@@ -105,7 +126,9 @@ func (l *load) call(client *http.Client) {
 	if err != nil {
 		l.failed.Add(1)
 		l.first.CompareAndSwap(nil, time.Now().Format(time.TimeOnly)+" "+err.Error())
+		return
 	}
+	l.good()
 }
 
 // metric returns the value of the first sample whose name and labels begin with prefix.
