@@ -31,7 +31,7 @@ type rule struct {
 	headers []headerCondition
 }
 
-// headerCondition asks for a field of that (lower-case) name with exactly that value.
+// headerCondition asks for a field of that (lower-case) name with exactly that value; of a deny rule, for one that has it in a list.
 type headerCondition struct{ name, value string }
 
 // matchProtocol, matchFrom and the others are the conditions one by one; Decide and Explain use the same.
@@ -71,8 +71,9 @@ func (r *rule) matchHost(req *authz.Request) bool {
 	return r.hosts == nil || slices.ContainsFunc(r.hosts, func(h config.HostPattern) bool { return h.Match(req.Host) })
 }
 
-// matchHeaders: a deny rule matches when any field of the name has the value, an allow rule only when every one has it and there
-// is at least one. So a second field of the same name can neither hide the first nor ride along with it.
+// matchHeaders: a deny rule matches when any field of the name has the value, alone or in a list, an allow rule only when every one
+// has exactly it and there is at least one. So a second field of the same name, or a list in one (RFC 9110, Section 5.3: both say
+// the same), can neither hide the first nor ride along with it.
 func (r *rule) matchHeaders(req *authz.Request) bool {
 	for _, c := range r.headers {
 		if !c.match(req, r.effect) {
@@ -89,7 +90,7 @@ func (c headerCondition) match(req *authz.Request, effect authz.Effect) bool {
 	found := false
 	for value := range req.Header(c.name) {
 		same := strings.TrimSpace(value) == c.value
-		if same && effect == authz.Deny {
+		if effect == authz.Deny && (same || hasElement(value, c.value)) {
 			return true
 		}
 		if !same && effect == authz.Allow {
@@ -98,6 +99,18 @@ func (c headerCondition) match(req *authz.Request, effect authz.Effect) bool {
 		found = found || same
 	}
 	return found
+}
+
+// hasElement reports that an element of the comma-separated list is the value. Empty elements are none (RFC 9110, Section 5.6.1.2).
+func hasElement(list, value string) bool {
+	for more := value != ""; more; {
+		var element string
+		element, list, more = strings.Cut(list, ",")
+		if strings.Trim(element, " \t") == value {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *rule) expired(now time.Time) bool {

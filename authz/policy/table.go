@@ -14,6 +14,7 @@ type Table struct {
 	generation uint64
 	ids        *authz.IDs
 	services   map[string]*service
+	asked      map[string]struct{} // names of header fields that some rule has a condition on, in lower case
 }
 
 // service has the rules that protect one service.
@@ -28,7 +29,7 @@ type service struct {
 // Compile makes a table of policies as Parse or ParsePolicy returned them. ids makes the ids of its decisions, so that they stay
 // unique from one generation to the next.
 func Compile(policies []config.Policy, generation uint64, ids *authz.IDs) *Table {
-	t := &Table{generation: generation, ids: ids, services: map[string]*service{}}
+	t := &Table{generation: generation, ids: ids, services: map[string]*service{}, asked: map[string]struct{}{}}
 	order := 0
 	for i := range policies {
 		p := &policies[i]
@@ -39,7 +40,11 @@ func Compile(policies []config.Policy, generation uint64, ids *authz.IDs) *Table
 		}
 		s.enforced = s.enforced || p.Mode != config.PolicyShadow
 		for j := range p.Rules {
-			s.add(compileRule(p, j, order))
+			r := compileRule(p, j, order)
+			for _, h := range r.headers {
+				t.asked[h.name] = struct{}{}
+			}
+			s.add(r)
 			order++
 		}
 	}
@@ -48,6 +53,16 @@ func Compile(policies []config.Policy, generation uint64, ids *authz.IDs) *Table
 
 // Generation is the number given to Compile.
 func (t *Table) Generation() uint64 { return t.generation }
+
+// Asks reports whether a rule of any service, in shadow mode or not, has a condition on the header field of that lower-case name.
+// A nil table asks for none.
+func (t *Table) Asks(name string) bool {
+	if t == nil {
+		return false
+	}
+	_, asks := t.asked[name]
+	return asks
+}
 
 // Services returns the names of the services that have a policy, sorted.
 func (t *Table) Services() []string {

@@ -149,6 +149,54 @@ func TestHeaderConditionsLookAtEveryValue(t *testing.T) {
 	}
 }
 
+// RFC 9110, Section 5.3: fields of one name and one field with their values in a list say the same. A list can neither hide a value
+// from a deny rule nor carry one through an allow rule.
+func TestDenyLooksIntoListsAndAllowDoesNot(t *testing.T) {
+	table := compile(t, `{"name":"p","service":"orders","rules":[
+		{"allow":{"http":{"headers":{"x-team":"blue"}}}}, {"deny":{"http":{"headers":{"x-role":"guest"}}}},
+		{"deny":{"http":{"headers":{"x-pair":"a, b"}}}}, {"deny":{"http":{"headers":{"x-none":""}}}}]}`)
+	for _, row := range []struct {
+		header []string
+		want   authz.Effect
+	}{
+		{[]string{"x-role", "staff, guest"}, authz.Deny},
+		{[]string{"x-role", "guest,staff"}, authz.Deny},
+		{[]string{"x-role", ",,guest,"}, authz.Deny},
+		{[]string{"x-role", "a", "x-role", "b ,\tguest"}, authz.Deny},
+		{[]string{"x-role", "guests, a guest,"}, authz.Allow},
+		{[]string{"x-role", "Guest,"}, authz.Allow},
+		{[]string{"x-pair", "a, b"}, authz.Deny},
+		{[]string{"x-pair", "a", "x-pair", "b"}, authz.Allow},
+		{[]string{"x-none", ""}, authz.Deny},
+		{[]string{"x-none", "a,,b"}, authz.Allow},
+		{[]string{"x-team", "blue, red"}, authz.Deny},
+		{[]string{"x-team", "blue,"}, authz.Deny},
+		{[]string{"x-team", ",blue"}, authz.Deny},
+	} {
+		req := ask(web, "GET", "/")
+		pairs := row.header
+		if pairs[0] != "x-team" {
+			pairs = append([]string{"x-team", "blue"}, pairs...)
+		}
+		req.Header = header(pairs...)
+		if d := table.Decide(req); d.Effect != row.want {
+			t.Errorf("%q: %s", row.header, d.Effect)
+		}
+		if x := table.Explain(req); byWalk(x.Rules) != row.want {
+			t.Errorf("%q: explained as %+v", row.header, x.Rules)
+		}
+	}
+}
+
+func TestTheTableTellsWhichFieldsItsRulesAskFor(t *testing.T) {
+	var none *policy.Table
+	table := compile(t, `{"name":"p","service":"orders","rules":[{"allow":{"http":{"headers":{"X-Team":"blue"}}}}]}`,
+		`{"name":"q","service":"other","mode":"shadow","rules":[{"deny":{"http":{"paths":["/a"],"headers":{"x-role":"guest"}}}}]}`)
+	if none.Asks("x-team") || !table.Asks("x-team") || !table.Asks("x-role") || table.Asks("x-other") {
+		t.Error("not the names of the rules' conditions")
+	}
+}
+
 func TestHTTPRulesNeverMatchConnectionsAndTCPRulesNeverRequests(t *testing.T) {
 	table := compile(t, `{"name":"p","service":"orders","rules":[
 		{"allow":{"from":["spiffe://example.org/web"],"http":{}}}, {"allow":{"from":["spiffe://example.org/db"],"tcp":{}}}, {"allow":{"from":["spiffe://example.org/both"]}}]}`)

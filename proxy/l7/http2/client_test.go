@@ -481,13 +481,21 @@ func TestClientKeepsWithinThePlacesOfItsPeer(t *testing.T) {
 // RFC 9113, Section 5.1.2: "Endpoints MUST NOT exceed the limit set by their peer." Places may have been taken before that was known.
 func TestClientBeginsNoStreamAbovePlacesThatItsPeerTakesBack(t *testing.T) {
 	u := rawUpstream(t, ClientOptions{})
-	if !u.conn.Reserve() {
-		t.Fatal("no place")
+	for range 2 {
+		if !u.conn.Reserve() {
+			t.Fatal("no place")
+		}
 	}
-	first := u.start(t.Context(), get("/first"))
 	u.handshake(foreign.Setting{ID: foreign.SettingMaxConcurrentStreams, Val: 1})
+	first := make(chan outcome, 1)
+	go func() {
+		resp, err := u.conn.RoundTrip(t.Context(), get("/first"), nil)
+		if err != nil {
+			t.Error(err)
+		}
+		first <- outcome{resp: resp}
+	}()
 	u.head()
-	u.ping()
 	_, err := u.conn.RoundTrip(t.Context(), get("/second"), nil)
 	if e, ok := errors.AsType[*l7.Error](err); !ok || e.Sent || e.Responded || e.Reason != observe.UpstreamReset {
 		t.Errorf("a second stream: %v", err)

@@ -294,14 +294,19 @@ func (c *conn) linger() {
 	end := time.Now().Add(c.timeouts.Linger)
 	buf := borrow(smallBuffer)
 	defer giveBack(buf)
-	// Bounded by time alone: a peer that still sends fast must get the moment, too.
-	for {
-		_, err := c.inbound.reader.read(buf, end)
+	for left := maxLinger; left > 0; {
+		n, err := c.inbound.reader.read(buf, end)
 		if err != nil && !errors.Is(err, errWoken) || time.Now().After(end) {
 			return
 		}
+		left -= n
 	}
+	// A peer that still sends fast gets the moment, too, but nobody reads for it.
+	c.driver.NewParker().Park(end)
 }
+
+// maxLinger is how much is read of what a peer sends after the end.
+const maxLinger = 64 << 10
 
 // leave begins a graceful end: what has begun goes on, and so does what the peer begins before it can know.
 func (c *conn) leave(within time.Duration) {

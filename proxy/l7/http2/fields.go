@@ -46,8 +46,8 @@ type block struct {
 	cookies                                           []byte
 	crumbs                                            int
 
-	// size is that of everything, count that of the fields which are no pseudo fields.
-	size, count int
+	// size is that of everything, lines the number of all fields, count that of those which are no pseudo fields.
+	size, lines, count int
 	// err is the first rule that was broken; nothing is kept from then on.
 	err *l7.Error
 	// malformed: what RFC 9113 calls so, and not only too large or not allowed here. Such a stream is reset.
@@ -92,10 +92,11 @@ func (b *block) done() bool { return b.kind == ignoredBlock || b.err != nil }
 
 // emit takes one field from the decoder.
 func (b *block) emit(f hpack.HeaderField) {
+	b.lines++
+	b.size += len(f.Name) + len(f.Value) + fieldSize
 	if b.done() {
 		return
 	}
-	b.size += len(f.Name) + len(f.Value) + fieldSize
 	switch limit := b.maxSize(); {
 	case b.size > limit:
 		b.refuse(l7.NewError(observe.HeadTooLarge, "head or trailer section too large"))
@@ -107,6 +108,10 @@ func (b *block) emit(f hpack.HeaderField) {
 		b.takeRegular(f.Name, f.Value)
 	}
 }
+
+// bomb: the block is so far above its limits that no honest peer sends it. A few bytes, each the index of a long field, make it
+// (CVE-2016-1544, CVE-2026-47774), and refusing one request after the other would cost us more than the peer.
+func (b *block) bomb() bool { return b.size > 4*b.limits.MaxHead || b.lines > 4*b.limits.MaxFields }
 
 func (b *block) maxSize() int {
 	if b.kind == requestTrailer || b.kind == responseTrailer {

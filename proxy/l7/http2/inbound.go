@@ -275,9 +275,11 @@ func (c *conn) fragment(p []byte, last bool) *connError {
 	if in.open.bytes += len(p); in.open.bytes > 2*c.limits.MaxHead {
 		return abuse("field block too large")
 	}
-	in.decoder.SetEmitEnabled(!in.block.done())
 	if _, err := in.decoder.Write(p); err != nil {
 		return brokenRule(codeCompression, "field block cannot be decoded")
+	}
+	if in.block.bomb() {
+		return abuse("field block decodes to far more than a head may have")
 	}
 	if !last {
 		return nil

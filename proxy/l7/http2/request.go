@@ -57,13 +57,13 @@ func (b *block) takeTarget(r *l7.Request) {
 	r.Method = internMethod(method)
 	b.takeAuthority(r)
 	b.takePath(r)
-	b.takeScheme(r)
+	b.takeScheme()
 }
 
-// takeScheme leaves r.Scheme what it is: the scheme of the connection counts, for how the request is judged and how it is forwarded.
+// takeScheme only checks: the scheme of the connection counts, for how the request is judged and how it is forwarded.
 // The other of the two is accepted, since it tells how a client before the peer came: proxies forward its scheme (RFC 9113, Section
 // 8.3.1), "http" over TLS by one that takes plaintext, "https" over plaintext by one that ends TLS.
-func (b *block) takeScheme(r *l7.Request) {
+func (b *block) takeScheme() {
 	switch scheme := b.scheme.value; {
 	case b.scheme.count == 0:
 		b.malform(":scheme is missing")
