@@ -19,6 +19,9 @@ import (
 type flood struct {
 	name        string
 	connections int
+	// answers: the attacker asks for content and does not take it. What that content costs is not the attack's, and each stalled
+	// request holds a handler and its upstream connection: 100 of them are allowed 4 MiB.
+	answers bool
 	// again is how long an attacker waits before it opens a connection in the place of one that was ended.
 	again   time.Duration
 	attack1 func(c net.Conn)        // a whole connection of HTTP/1.1 or of bytes
@@ -113,7 +116,7 @@ var floods = []*flood{
 		}
 		return c.flush()
 	}},
-	{name: "window of zero", connections: 8, attack2: func(c *rawHTTP2) error {
+	{name: "window of zero", connections: 8, answers: true, attack2: func(c *rawHTTP2) error {
 		_ = c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 		for range 100 {
 			c.get("/large")
@@ -160,7 +163,7 @@ var floods = []*flood{
 		_ = c.WriteHeaders(http2.HeadersFrameParam{StreamID: c.next(), BlockFragment: block, EndHeaders: true, EndStream: true})
 		return c.flush()
 	}},
-	{name: "requests that are not read", connections: 8, attack2: func(c *rawHTTP2) error {
+	{name: "requests that are not read", connections: 8, answers: true, attack2: func(c *rawHTTP2) error {
 		c.deaf.Store(true)
 		for range 100 {
 			c.get("/large")
@@ -177,7 +180,7 @@ var floods = []*flood{
 		_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n")
 		drip(c, strings.Repeat("b", 1000))
 	}},
-	{name: "answer that is not read", connections: 200, attack1: func(c net.Conn) {
+	{name: "answer that is not read", connections: 200, answers: true, attack1: func(c net.Conn) {
 		_ = c.(*net.TCPConn).SetReadBuffer(1 << 10)
 		_, _ = io.WriteString(c, "GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
 		time.Sleep(time.Hour)

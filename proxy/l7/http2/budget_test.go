@@ -247,18 +247,23 @@ func TestServerEndsFieldBlocksWithoutEnd(t *testing.T) {
 	}
 }
 
-func TestServerRefusesAnHPACKBombAtTheLimitOfAHead(t *testing.T) {
+func TestServerRefusesHeadsAboveTheLimitAndEndsAConnectionThatBringsABomb(t *testing.T) {
 	s := echoServer(t)
 	p := s.client()
 	p.headers(1, true, request("GET", "/", "x: "+fill(4000))...) // in the table now
 	p.want(1, "200", "GET a.example /")
 	block := p.fields(request("GET", "/")...)
 	one := p.fields("x: " + fill(4000))
-	for len(block) < 16000 {
+	for range 20 {
 		block = append(block, one...) // a byte that stands for 4,000
 	}
 	p.do(p.framer.WriteHeaders(foreign.HeadersFrameParam{StreamID: 3, BlockFragment: block, EndHeaders: true, EndStream: true}))
 	p.want(3, "431", "")
 	p.get(5, "/")
 	p.want(5, "200", "GET a.example /")
+	for len(block) < 16000 {
+		block = append(block, one...)
+	}
+	p.do(p.framer.WriteHeaders(foreign.HeadersFrameParam{StreamID: 7, BlockFragment: block, EndHeaders: true, EndStream: true}))
+	p.wantGoAway(foreign.ErrCodeEnhanceYourCalm)
 }
