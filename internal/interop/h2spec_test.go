@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,11 +31,11 @@ func TestH2specFindsNothing(t *testing.T) {
 		p := startProxy(t, startApp(t), "protocol: "+cluster)
 		t.Run("plaintext listener, upstream "+cluster, func(t *testing.T) {
 			t.Parallel()
-			conform(t, program, p.Plain)
+			conform(t, program, p.Plain, plaintextExceptions)
 		})
 		t.Run("mutual TLS listener, upstream "+cluster, func(t *testing.T) {
 			t.Parallel()
-			conform(t, program, bridge(t, p.Mutual, p.SVID.tls(t, "h2")), "--tls", "--insecure")
+			conform(t, program, bridge(t, p.Mutual, p.SVID.tls(t, "h2")), nil, "--tls", "--insecure")
 		})
 	}
 }
@@ -51,8 +52,12 @@ func h2spec(t *testing.T) string {
 	return path
 }
 
-// conform runs every case against the address and wants them all to pass.
-func conform(t *testing.T, program, address string, args ...string) {
+// plaintextExceptions are the cases that cannot pass on a listener for both versions without TLS, as docs/standards.md says: what does
+// not begin with the preface of HTTP/2 is HTTP/1.1 there.
+var plaintextExceptions = []string{"Sends invalid connection preface"}
+
+// conform runs every case against the address and wants them all to pass but for the exceptions.
+func conform(t *testing.T, program, address string, exceptions []string, args ...string) {
 	t.Helper()
 	report := filepath.Join(t.TempDir(), "report.xml")
 	host, port, err := net.SplitHostPort(address)
@@ -64,6 +69,10 @@ func conform(t *testing.T, program, address string, args ...string) {
 	total, failed := readReport(t, report, string(out))
 	t.Logf("h2spec: %d of %d", total-len(failed), total)
 	for _, f := range failed {
+		if slices.ContainsFunc(exceptions, func(name string) bool { return strings.Contains(f, name) }) {
+			t.Logf("an exception: %s", f)
+			continue
+		}
 		t.Errorf("%s", f)
 	}
 	if err != nil && len(failed) == 0 {

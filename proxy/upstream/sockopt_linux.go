@@ -8,7 +8,7 @@ import (
 )
 
 // userTimeout is how long what was sent may go unacknowledged, in milliseconds: as long as the probes of a silent connection take.
-const userTimeout = 25_000
+const userTimeout = 19_000
 
 // control sets TCP_USER_TIMEOUT: without it a peer that vanished with bytes under way is noticed after a quarter of an hour.
 func control(network, _ string, raw syscall.RawConn) error {
