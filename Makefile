@@ -22,7 +22,8 @@ FUZZ ?= .
 # The packages whose tests have a long form, and the sizes that ask for it.
 SOAK ?= ./internal/e2e/... ./certs/ca ./certs/store/... ./internal/audit
 SOAK_SIZES := POSTERN_CRASH_ROUNDS=200 POSTERN_ENTRY_ROUNDS=200 \
-	POSTERN_ROTATION_FOR=3m POSTERN_ROTATION_RATE=2000
+	POSTERN_ROTATION_FOR=3m POSTERN_ROTATION_RATE=2000 \
+	POSTERN_CHANGES_FOR=9m POSTERN_CHANGES_RATE=1000 POSTERN_RELOADS=1000 POSTERN_FLAP_FOR=1m POSTERN_FLOOD_FOR=10s
 # Which benchmarks, and how often each.
 BENCH ?= .
 COUNT ?= 6

@@ -25,7 +25,7 @@ const (
 	PeerKeyUsage           Reason = "peer_key_usage"            // key usage without digitalSignature, or with certificate or CRL signing
 	PeerExtKeyUsage        Reason = "peer_ext_key_usage"        // extended key usage without the role the peer plays
 	PeerWeakKey            Reason = "peer_weak_key"             // key or signature algorithm below the floor
-	PeerChainTooLong       Reason = "peer_chain_too_long"       // more certificates than the limit
+	PeerChainTooLong       Reason = "peer_chain_too_long"       // more certificates than the limit, one above 16 KiB, or too many ways through them
 	PeerRevoked            Reason = "peer_revoked"              // on the revocation index
 	PeerUnexpectedID       Reason = "peer_unexpected_id"        // verified, but not one of the expected SPIFFE IDs
 	HandshakeFailed        Reason = "handshake_failed"          // the TLS protocol itself: version, suite, bad record
