@@ -64,7 +64,9 @@ func (s *Server) serveConn(ctx context.Context, state *listenerState, raw *liste
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c := &connection{server: s, state: state, raw: raw, cancel: cancel}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Abort() })
 	err := raw.ReadProxyHeader(state.spec.declared.Timeouts.Handshake)
+	stop()
 	c.source = sourceOf(raw)
 	if err == nil {
 		err = c.handshake(ctx)

@@ -41,11 +41,12 @@ type lineage struct {
 	service  string
 	tls      config.ListenerTLS
 	caller   config.Caller
+	believed string // whose PROXY headers: the addresses that they gave live as long as the connections
 }
 
 func (s *Server) newListenerState(spec *listenerSpec, old *listenerState) (*listenerState, error) {
 	l := &spec.declared
-	state := &listenerState{spec: spec, lineage: &lineage{l.Name, l.Protocol, l.Service, l.TLS, l.Caller}}
+	state := &listenerState{spec: spec, lineage: &lineage{l.Name, l.Protocol, l.Service, l.TLS, l.Caller, believed(l.ProxyProtocol)}}
 	if old != nil && *old.lineage == *state.lineage && old.spec.address == spec.address {
 		state.lineage = old.lineage
 	}
@@ -96,6 +97,13 @@ func (s *listenerState) limits() *limit.Limiter {
 		return limit.New(limit.Bounds{})
 	}
 	return s.limiter
+}
+
+func believed(p *config.ProxyProtocol) string {
+	if p == nil {
+		return ""
+	}
+	return fmt.Sprint(*p)
 }
 
 // proxyProtocol is what the socket reads in front of each connection; nil for nothing.

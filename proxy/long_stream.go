@@ -22,6 +22,25 @@ type longStream struct {
 	judged  *policy.Table
 	name    string // of its listener
 	cut     func(cause *l7.Error)
+
+	mu   sync.Mutex
+	gone bool // guarded by mu, which is held while cut is called: it must not be any more once the stream has left
+}
+
+// end cuts the stream, unless it has left.
+func (s *longStream) end(cause *l7.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.gone {
+		s.cut(cause)
+	}
+}
+
+// leave waits for a cut that is under way, and prevents one that comes later.
+func (s *longStream) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
 }
 
 // wholeRequest is a copy of a request that outlives its message, with all header fields: the next policies may ask for others than
@@ -113,13 +132,13 @@ func (s *Server) judgeAgain(stream *longStream) {
 		slog.String(observe.KeyDecision, j.decision.ID.String()), slog.String(observe.KeyPolicy, j.decision.Policy))
 	cause := cutFor(observe.PolicyChanged, "the policies changed")
 	cause.Status = l7.StatusOf(observe.Denied)
-	stream.cut(cause)
+	stream.end(cause)
 }
 
 // long is the message or tunnel that the call may become.
-func (c *call) long(j *judgement) longStream {
+func (c *call) long(j *judgement) *longStream {
 	l := &c.state.spec.declared
-	return longStream{request: wholeRequest(&j.request, &c.req.Header), caller: callerOf(l), judged: c.now.policies, name: l.Name, cut: c.ex.Cut}
+	return &longStream{request: wholeRequest(&j.request, &c.req.Header), caller: callerOf(l), judged: c.now.policies, name: l.Name, cut: c.ex.Cut}
 }
 
 // followMessage puts a message whose end is not in sight under the policies that come.
@@ -127,25 +146,29 @@ func (c *call) followMessage(j *judgement, body l7.Body) (leave func()) {
 	if _, whole := l7.ReadyOf(body); whole {
 		return func() {}
 	}
-	stream := c.long(j)
-	return c.server.follow(&stream)
+	return c.server.follow(c.long(j))
 }
 
 // follow puts a stream under the policies that come, until the returned function is called.
 func (s *Server) follow(stream *longStream) (leave func()) {
 	s.streams.add(stream)
-	if s.Policies() != stream.judged { // they changed before it could be told
+	// The policies may have changed, or a rule expired, between the decision and this moment.
+	at, expires := stream.judged.NextExpiry(stream.request.Time)
+	if s.Policies() != stream.judged || expires && !s.options.Now().Before(at) {
 		s.judgeAgain(stream)
 	}
-	return func() { s.streams.remove(stream) }
+	return func() {
+		s.streams.remove(stream)
+		stream.leave()
+	}
 }
 
 // splice runs a stream that was allowed until it ends, and says why it did. Both sides are closed then.
-func (s *Server) splice(ctx context.Context, stream longStream, down, up l4.Stream, options l4.Options) l4.Result {
+func (s *Server) splice(ctx context.Context, stream *longStream, down, up l4.Stream, options l4.Options) l4.Result {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stream.cut = func(cause *l7.Error) { cancel(cause) }
-	defer s.follow(&stream)()
+	defer s.follow(stream)()
 	result := l4.Splice(ctx, down, up, options)
 	if ctx.Err() != nil {
 		result.Reason = l7.ReasonOf(context.Cause(ctx), observe.Drained)

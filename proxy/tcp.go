@@ -41,7 +41,7 @@ func (c *connection) serveTCP(ctx context.Context) observe.Reason {
 		return l7.ReasonOf(err, observe.UpstreamConnect)
 	}
 	c.raw.AllowStall()
-	stream := longStream{judged: now.policies, name: l.Name, caller: callerOf(l), request: j.request}
+	stream := &longStream{judged: now.policies, name: l.Name, caller: callerOf(l), request: j.request}
 	result := c.server.splice(ctx, stream, c.stream, up, c.server.streamOptions(l))
 	c.stream.in.Add(result.Sent)
 	c.stream.out.Add(result.Received)

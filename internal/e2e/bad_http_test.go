@@ -222,7 +222,6 @@ func TestMalformedRequestsAreRefusedAndEndTheConnection(t *testing.T) {
 		{"a target without slash", "GET admin HTTP/1.1\r\nHost: app\r\n\r\n", "bad_request", []int{400}},
 		{"a fragment", "GET /#x HTTP/1.1\r\nHost: app\r\n\r\n", "bad_request", []int{400}},
 		{"a raw control character in the target", "GET /a\x01b HTTP/1.1\r\nHost: app\r\n\r\n", "bad_request", []int{400}},
-		{"the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", []int{400, 505}},
 		{"CONNECT", "CONNECT app:80 HTTP/1.1\r\nHost: app:80\r\n\r\n", "", []int{400, 403, 405, 501}},
 		{"a head of 100 KiB", "GET / HTTP/1.1\r\nHost: app\r\nX-A: " + strings.Repeat("a", 100<<10) + "\r\n\r\n", "head_too_large", []int{431}},
 		{"200 fields", "GET / HTTP/1.1\r\nHost: app\r\n" + strings.Repeat("X-A: 1\r\n", 200) + "\r\n", "head_too_large", []int{431}},

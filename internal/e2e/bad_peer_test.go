@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/postern-proxy/postern/internal/observe"
 	"github.com/postern-proxy/postern/internal/testkit"
@@ -159,7 +160,7 @@ func TestTLS12IsSpokenWhereItIsAllowedAndJudgesCallersAsWell(t *testing.T) {
 		config *tls.Config
 	}{
 		"no certificate": {observe.PeerNoCertificate, asPeer()},
-		"expired":        {observe.PeerExpired, asPeer(leafOf(t, ca, "/web", testkit.WithTTL(-1)))},
+		"expired":        {observe.PeerExpired, asPeer(leafOf(t, ca, "/web", testkit.WithTTL(-time.Minute)))},
 		"TLS 1.1":        {observe.HandshakeFailed, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, InsecureSkipVerify: true}}, //nolint:gosec // it has to be refused
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +204,7 @@ func TestAnEndpointThatIsNotExpectedGetsNothing(t *testing.T) {
 		{"unexpected", "peer_unexpected_id", leafOf(t, ca, "/intruder")},
 		{"foreign", "peer_foreign_trust_domain", leafOf(t, other, "/payments")},
 		{"impostor", "peer_untrusted", leafOf(t, impostor, "/payments")},
-		{"expired", "peer_expired", leafOf(t, ca, "/payments", testkit.WithTTL(-1))},
+		{"expired", "peer_expired", leafOf(t, ca, "/payments", testkit.WithTTL(-time.Minute))},
 		{"clientonly", "peer_ext_key_usage", leafOf(t, ca, "/payments", testkit.WithExtKeyUsage(x509.ExtKeyUsageClientAuth))},
 	}
 	dir, p := shortDir(t), ports(t, 2)

@@ -265,6 +265,7 @@ func (c *Conn) giveBack() {
 func (c *Conn) leavePool() bool {
 	if reason := c.unusable(time.Now()); reason != "" {
 		c.close(c.reasonOr(reason))
+		c.leave() // the registry may have ended it, as unused, while it was taken
 		return false
 	}
 	return true

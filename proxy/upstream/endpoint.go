@@ -76,7 +76,8 @@ func (e *endpoint) connectCounted(ctx context.Context, want purpose) (*Conn, *l7
 	if failure != nil {
 		e.open.Add(-1)
 		e.cluster.metrics.failed(failure)
-		if !errors.Is(ctx.Err(), context.Canceled) { // a client that left says nothing about the endpoint
+		// A client that left, or a limit of our own, says nothing about the endpoint.
+		if !errors.Is(ctx.Err(), context.Canceled) && failure.Reason != observe.UpstreamOverloaded {
 			now := time.Now()
 			e.mu.Lock()
 			e.gate.shut(now, failure)
@@ -136,6 +137,7 @@ func (e *endpoint) connect(ctx context.Context, want purpose) (*Conn, *l7.Error)
 		return nil, e.undialled(observe.UpstreamProtocol, err, raw, l.began)
 	}
 	if !options.Descriptors.Acquire() {
+		_ = l7.Abort(l.stream)
 		return nil, e.undialled(observe.UpstreamOverloaded, errors.New("the process is at its limit of file descriptors"), raw, l.began)
 	}
 	conn := newConn(e, l)

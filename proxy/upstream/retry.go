@@ -40,12 +40,12 @@ func (c *Cluster) again(ctx context.Context, req *l7.Request, call *Call, t *tri
 	default:
 		n.sent++
 	}
-	if t.resp != nil {
-		discard(t.resp)
-	}
 	further := n.sent + n.unsent - 1
 	if !t.closed() && (further > 0 || len(c.endpoints) == 1) && !pause(ctx, backoff(further)) {
-		return false
+		return false // with the response, if there is one, as it came
+	}
+	if t.resp != nil {
+		discard(t.resp)
 	}
 	c.metrics.retries.Inc()
 	return true
