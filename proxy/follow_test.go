@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/postern-proxy/postern/internal/observe"
+	"github.com/postern-proxy/postern/proxy/l7"
 )
 
 // TestDrainCutsWhoShakesHandsTooLate: a byte stream has no end of its own, so one that appears after everything was cut would keep
@@ -164,6 +166,35 @@ func TestATunnelEndsWithTheRuleThatAllowedIt(t *testing.T) {
 	_ = ws.conn.SetReadDeadline(at.Add(time.Second))
 	if _, err := ws.r.ReadByte(); err == nil || time.Now().Before(at) || time.Until(at.Add(time.Second)) <= 0 {
 		t.Errorf("ended %s after the rule did: %v", time.Since(at), err)
+	}
+}
+
+// A rule may end between the decision and the moment from which the answer is followed.
+func TestAnAnswerThatBeginsAfterItsRuleHasEndedIsCut(t *testing.T) {
+	w := newWorld(t)
+	at := time.Now().Add(time.Second).UTC().Truncate(time.Second).Add(time.Second)
+	late := func(rw http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Until(at.Add(200 * time.Millisecond))) // the service is slow by just so much
+		ticking(rw, r)
+	}
+	w.apply("%s", strings.Replace(w.sidecar(w.app(late), ""), "  service: orders\n  rules",
+		fmt.Sprintf("  service: orders\n  expires: %s\n  rules", at.Format(time.RFC3339)), 1))
+	conn := w.dialTLS("inbound", w.leaf("/web"))
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	_ = conn.SetReadDeadline(at.Add(2 * time.Second))
+	if answer, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the answer goes on: %q", answer)
+	}
+}
+
+func TestWhoHasLeftIsNotCut(t *testing.T) {
+	cuts := 0
+	s := &longStream{cut: func(*l7.Error) { cuts++ }}
+	s.end(nil)
+	s.leave()
+	s.end(nil)
+	if cuts != 1 {
+		t.Errorf("cut %d times, once before it left", cuts)
 	}
 }
 

@@ -60,8 +60,10 @@ func (b *body) take(p []byte) (int, error) {
 	switch {
 	case n > 0:
 		flush = s.giveBack(n)
-	case s.deaf && s.err == nil:
-		err = errBodyClosed
+	case s.deaf: // what was dropped must not make the rest look whole
+		if err = errBodyClosed; s.err != nil {
+			err = s.err
+		}
 	case s.recvEnd:
 		err = io.EOF
 	case s.err != nil:

@@ -206,7 +206,7 @@ func (c *conn) control() *connError {
 }
 
 func (c *conn) controlLocked() *connError {
-	if len(c.out.pending) > outputLimit {
+	if len(c.out.pending) > outputLimit+c.limits.MaxHead {
 		return abuse("answers are asked for and not read")
 	}
 	return c.budget.controlFrame(time.Now())
@@ -358,10 +358,17 @@ func (c *conn) onClosed(id uint32, what string) *connError {
 	if c.idle(id) {
 		return protocolError(what + " on an idle stream")
 	}
-	if reset, _ := c.closed.find(id); reset {
-		return nil // it crossed our reset on the way
+	reset, remembered := c.closed.find(id)
+	switch {
+	case reset: // it crossed our reset on the way
+		return nil
+	case !remembered && !c.role.isServer():
+		// So may this have done: requests that are cancelled fast are forgotten fast, and must not end the connection that others
+		// share.
+		return c.controlLocked()
+	default:
+		return brokenRule(codeStreamClosed, what+" on a closed stream")
 	}
-	return brokenRule(codeStreamClosed, what+" on a closed stream")
 }
 
 // idle reports a stream that nobody has begun. The mutex is held.

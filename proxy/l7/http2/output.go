@@ -24,8 +24,8 @@ type output struct {
 const (
 	// outputRoom is how much may be pending before those who have content to send wait.
 	outputRoom = 44 << 10
-	// outputLimit is how much may be pending at all. Only answers to frames come in beyond the room, and a peer that sends for
-	// them and does not read is ended.
+	// outputLimit, and one head, is how much may be pending at all. Only answers to frames come in beyond it, and a peer that sends
+	// for them and does not read is ended.
 	outputLimit = outputRoom + 2*maxFrame
 	// flushRounds is how many writes a flusher does for others before it hands that over.
 	flushRounds = 8

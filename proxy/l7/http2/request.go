@@ -17,6 +17,8 @@ func (b *block) request(r *l7.Request, scheme string, endStream bool) {
 	b.finish()
 	if b.err == nil {
 		b.takeTarget(r)
+	} else if m := b.method.value; l7.IsToken(m) && len(m) <= maxMethod {
+		r.Method = internMethod(m) // the answer to HEAD has no content whatever it says
 	}
 	if b.err == nil {
 		b.takeContent(r, endStream)

@@ -64,7 +64,10 @@ func (s *stream) awaitRoom() error {
 	for {
 		s.conn.mu.Lock()
 		err, ok := s.failure(), s.conn.out.room()
-		if err == nil && !ok {
+		switch {
+		case err != nil:
+			s.conn.wakeWaiting()
+		case !ok:
 			s.wait(true)
 		}
 		s.conn.mu.Unlock()
@@ -89,6 +92,15 @@ func (s *stream) wait(shared bool) {
 	}
 }
 
+// await is wait for what keeps content back. A stream whose own window is closed leaves its turn to others. The mutex is held.
+func (s *stream) await() {
+	own := s.send <= 0 && s.conn.out.room()
+	s.wait(!own)
+	if own {
+		s.conn.wakeWaiting()
+	}
+}
+
 // patience is how much longer a sender waits for the peer.
 type patience struct {
 	left time.Duration
@@ -110,7 +122,13 @@ func (s *stream) park(p *patience) error {
 	c := s.conn
 	c.flush()
 	if p.given {
-		return s.parkUntil(s.writable, &s.writeBy)
+		err := s.parkUntil(s.writable, &s.writeBy)
+		if err != nil {
+			c.mu.Lock()
+			c.stopWaiting(s)
+			c.mu.Unlock()
+		}
+		return err
 	}
 	if p.left == 0 {
 		p.left = c.timeouts.Write
@@ -147,10 +165,10 @@ func (s *stream) awaitWindow(p *patience) (int, error) {
 		c.mu.Lock()
 		n, err := s.window(), s.failure()
 		switch {
-		case err != nil:
-			c.wakeWaiting() // somebody else may use the turn
-		case n == 0:
-			s.wait(s.send > 0 || !c.out.room())
+		case err != nil, n > 0:
+			c.wakeWaiting() // the body may keep us waiting: somebody else may use the turn meanwhile
+		default:
+			s.await()
 		}
 		c.mu.Unlock()
 		if err != nil || n > 0 {
@@ -188,7 +206,7 @@ func (s *stream) sendData(buf []byte, end bool, p *patience) error {
 			s.queueData(content[:n], false)
 			content = content[n:]
 		default:
-			s.wait(s.send > 0 || !c.out.room())
+			s.await()
 		}
 		c.mu.Unlock()
 		p.took(n)

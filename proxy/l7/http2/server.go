@@ -130,6 +130,8 @@ func (c *ServerConn) look(now time.Time) (time.Time, *ending) {
 		}
 	}
 	switch {
+	case c.inbound.open.stream != 0: // a request has begun whose head is not whole, and the last word has counted it in
+		return deadline, nil
 	case c.left():
 		return deadline, &ending{reason: observe.Drained}
 	case c.active > 0:
