@@ -1,7 +1,7 @@
 // Package l7 holds the one message type in which the HTTP engines meet: a request head, a body stream, a response head and
 // trailers, and the two sides on which they are exchanged.
 //
-// A downstream engine (http1) reads a message from a Stream, checks its syntax, takes away
+// A downstream engine (http1, http2) reads a message from a Stream, checks its syntax, takes away
 // what concerns the hop only, and hands an Exchange to the Handler. The handler canonicalises (l7/canonical), routes, judges,
 // asks an upstream engine for the response and gives it to Exchange.WriteResponse, which streams it with back-pressure.
 //

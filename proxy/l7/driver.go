@@ -6,7 +6,7 @@ import "time"
 // Stream, and in a Parker. Engines start nothing and wait for nothing but through it, so that a driver may run them on goroutines
 // (Goroutines) or on the turns of an event loop.
 //
-// What holds for all of them: a lock is never held across a Stream operation or a Park, a connection that waits for its next
+// What holds for all of them: a lock is never held across a Read or Write of a Stream, or a Park, a connection that waits for its next
 // message keeps no buffer, and nothing assumes that two functions of one connection run on two threads, or that they do not.
 type Driver interface {
 	// Go runs f beside its caller.

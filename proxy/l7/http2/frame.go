@@ -52,18 +52,16 @@ const (
 type errCode uint32
 
 const (
-	codeNo                 errCode = 0x0
-	codeProtocol           errCode = 0x1
-	codeInternal           errCode = 0x2
-	codeFlowControl        errCode = 0x3
-	codeStreamClosed       errCode = 0x5
-	codeFrameSize          errCode = 0x6
-	codeRefusedStream      errCode = 0x7
-	codeCancel             errCode = 0x8
-	codeCompression        errCode = 0x9
-	codeEnhanceYourCalm    errCode = 0xb
-	codeHTTP11Required     errCode = 0xd
-	codeInadequateSecurity errCode = 0xc
+	codeNo              errCode = 0x0
+	codeProtocol        errCode = 0x1
+	codeInternal        errCode = 0x2
+	codeFlowControl     errCode = 0x3
+	codeStreamClosed    errCode = 0x5
+	codeFrameSize       errCode = 0x6
+	codeRefusedStream   errCode = 0x7
+	codeCancel          errCode = 0x8
+	codeCompression     errCode = 0x9
+	codeEnhanceYourCalm errCode = 0xb
 )
 
 // connError ends the connection: GOAWAY with the code, unless the peer is gone.

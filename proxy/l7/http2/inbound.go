@@ -360,6 +360,8 @@ func (c *conn) onClosed(id uint32, what string) *connError {
 	}
 	reset, remembered := c.closed.find(id)
 	switch {
+	case c.refused(id): // RFC 9113, Section 6.8: what belongs to it can be discarded
+		return c.controlLocked()
 	case reset: // it crossed our reset on the way
 		return nil
 	case !remembered && !c.role.isServer():
@@ -372,7 +374,14 @@ func (c *conn) onClosed(id uint32, what string) *connError {
 }
 
 // idle reports a stream that nobody has begun. The mutex is held.
-func (c *conn) idle(id uint32) bool { return id%2 == 0 || id > max(c.lastPeer, c.lastOwn) }
+func (c *conn) idle(id uint32) bool {
+	return id%2 == 0 || id > max(c.lastPeer, c.lastOwn) && !c.refused(id)
+}
+
+// refused reports a stream of the peer that the last GOAWAY has refused, seen or not. The mutex is held.
+func (c *conn) refused(id uint32) bool {
+	return c.role.isServer() && c.life.goAway == lastCall && id > c.life.refusedAbove
+}
 
 // onPriority checks the frame and ignores what it says (RFC 9113, Section 5.3.2).
 func (c *conn) onPriority(f *frame) *connError {
