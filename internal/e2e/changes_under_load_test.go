@@ -58,9 +58,9 @@ func TestReloadsAndRotationsUnderLoadFailNoRequestAndLeaveNothing(t *testing.T) 
 		})
 	}
 	changes.Wait()
-	time.Sleep(time.Second)
-	after := map[*process]usage{m.orders: m.orders.usage(), m.web: m.web.usage()}
 	stop()
+	time.Sleep(time.Second) // the load's connections end
+	after := map[*process]usage{m.orders: m.orders.usage(), m.web: m.web.usage()}
 
 	total, failed := load.total.Load(), load.failed.Load()
 	if failed > 0 {
