@@ -164,10 +164,12 @@ func TestGRPCThroughEnvoyAndPostern(t *testing.T) {
 func TestWebSocketsThroughEnvoyAndPostern(t *testing.T) {
 	for _, way := range envoyWays(t, startApp(t), "http1") {
 		for version, client := range map[int]*http.Client{1: httpClient(t, 1, way.address, nil), 2: {Transport: newExtended(t, way.address, nil)}} {
+			if version == 1 && way.name == "Envoy calls postern" {
+				// Envoy makes no Sec-WebSocket-Accept for its client from the answer to an extended CONNECT, which has none
+				// (envoyproxy/envoy#8547).
+				continue
+			}
 			t.Run(fmt.Sprintf("HTTP/%d, %s", version, way.name), func(t *testing.T) {
-				if version == 1 && way.name == "Envoy calls postern" {
-					notTested(t, "a WebSocket from HTTP/1.1 through Envoy to HTTP/2", "Envoy makes no Sec-WebSocket-Accept for its client from the answer to an extended CONNECT, which has none (envoyproxy/envoy#8547)")
-				}
 				converse(t, webSocketWay{url: "ws://orders.test/ws", client: client})
 			})
 		}

@@ -304,5 +304,8 @@ func (p *process) watchMemory(t *testing.T) func() int64 {
 // notTested says loudly what a run leaves out.
 func notTested(t *testing.T, what, why string) {
 	t.Helper()
+	if os.Getenv("CI") != "" && os.Getuid() == 0 {
+		t.Fatalf("NOT TESTED: %s: %s", what, why)
+	}
 	t.Skipf("NOT TESTED: %s: %s", what, why)
 }

@@ -91,11 +91,11 @@ func benchmarkSplice(b *testing.B, downstream, way, engine string) {
 	b.ReportMetric(cpu.Seconds()/float64(n)*1e9, "cpu-s/GB")
 }
 
-// TestSplicingProcess is no test: it is the process whose time the benchmark measures.
+// TestSplicingProcess is no test: it is the process whose time the benchmark measures, and otherwise nothing.
 func TestSplicingProcess(t *testing.T) {
 	var downstream, engine, upstream string
 	if _, err := fmt.Sscan(os.Getenv(benchVariable), &downstream, &engine, &upstream); err != nil {
-		t.Skip("only as a process of its own")
+		return
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

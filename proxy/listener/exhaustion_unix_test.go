@@ -197,10 +197,10 @@ func TestExhaustedProcessShedsRecoversAndAnswersItsOperator(t *testing.T) {
 	c.wantServedWithin(t, time.Second)
 }
 
-// TestChildWithFewDescriptors is no test: it is the process that the others start.
+// TestChildWithFewDescriptors is no test: it is the process that the others start, and otherwise nothing.
 func TestChildWithFewDescriptors(t *testing.T) {
 	if os.Getenv(childVariable) == "" {
-		t.Skip("only as a process of its own")
+		return
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: 256}); err != nil {
 		t.Fatal(err)
